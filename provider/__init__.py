@@ -1,0 +1,1 @@
+"""Bootwright: a bare-metal infrastructure provider. `daemon.py` is where everything is put together."""

@@ -1,0 +1,1 @@
+"""The nouns of the product and its errors; imports nothing of ours."""

@@ -1,0 +1,19 @@
+"""Something that happened to one machine, kept in the store for `machine events` and sent to the manager."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class Event:
+    """`name` is `area.past_tense` as in the logs (`boot.script_served`); `data` holds JSON scalars, never a secret."""
+
+    id: int
+    """Counts up over all machines of this provider."""
+    machine_id: str
+    at: datetime
+    name: str
+    data: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)

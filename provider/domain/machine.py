@@ -1,0 +1,195 @@
+"""
+A machine: who it is, what somebody wants of it, and what we know of it.
+
+Desired state and facts are stored; phase, boot mode and the next step are computed from them (`planning.lifecycle`) and
+never stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from provider.domain.bmc import PowerReading
+from provider.domain.inventory import FirmwareKind, Inventory
+from provider.domain.mac import MacAddress
+from provider.domain.operation import Operation
+
+
+class Acceptance(StrEnum):
+    """Somebody's word whether this machine is ours; only ACCEPTED allows us to wipe it."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class PreferredPower(StrEnum):
+    """Where an idle machine rests."""
+
+    OFF = "off"
+    ON = "on"
+
+
+class BootMode(StrEnum):
+    """What a machine is told to boot next."""
+
+    AGENT = "agent"
+    INSTALL = "install"
+    DISK = "disk"
+    NOTHING = "nothing"
+
+
+class Phase(StrEnum):
+    """One word for people: where the machine stands. Derived, never stored."""
+
+    DISCOVERED = "discovered"
+    PENDING = "pending"
+    REJECTED = "rejected"
+    CORDONED = "cordoned"
+    PREPARING = "preparing"
+    WIPING = "wiping"
+    READY = "ready"
+    INSTALLING = "installing"
+    INSTALLED = "installed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What an allocated machine runs: a boot profile of the settings, by name, and what is added to it."""
+
+    profile: str
+    version: str = ""
+    arguments: tuple[str, ...] = ()
+    """Kernel arguments, appended to the profile's own."""
+    configuration: str = ""
+
+
+@dataclass(frozen=True)
+class Desired:
+    """
+    What the manager (or the operator, when there is none) wants.
+
+    The three ids act once each time they change to a value that was not answered before.
+    """
+
+    acceptance: Acceptance = Acceptance.PENDING
+    cordoned: bool = False
+    allocation: Allocation | None = None
+    preferred_power: PreferredPower = PreferredPower.OFF
+    wipe_id: str = ""
+    """Empty is an id like any other: the wipe that comes with the first acceptance."""
+    reboot_id: str = ""
+    power_off_id: str = ""
+    revision: int = 0
+    """Counts up at the manager; an older one is ignored. 0: never set by a manager."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a machine says of itself at one moment; firmware lies, so it is matched, not trusted (`planning.identity`)."""
+
+    macs: tuple[MacAddress, ...] = ()
+    uuid: str = ""
+    """Lower case with dashes, or empty."""
+    serial: str = ""
+    board_serial: str = ""
+    chassis_serial: str = ""
+    firmware: FirmwareKind | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What we hold a machine to be: the union of the evidence that we believed."""
+
+    id: str
+    uuid: str = ""
+    serial: str = ""
+    board_serial: str = ""
+    chassis_serial: str = ""
+    macs: tuple[MacAddress, ...] = ()
+
+
+class RecordKind(StrEnum):
+    """What was asked for and answered."""
+
+    WIPE = "wipe"
+    INSTALL = "install"
+    REBOOT = "reboot"
+    POWER_OFF = "power_off"
+
+
+class Outcome(StrEnum):
+    """How an answered request ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answered request; the newest of each kind and all request ids are facts."""
+
+    kind: RecordKind
+    request_id: str
+    at: datetime
+    outcome: Outcome = Outcome.DONE
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class AgentPresence:
+    """Whether our agent holds a connection, and since when."""
+
+    connected: bool = False
+    enrolled_at: datetime | None = None
+    last_seen: datetime | None = None
+
+
+@dataclass(frozen=True)
+class BmcFacts:
+    """What we know of the way to the BMC; no credentials in here."""
+
+    name: str
+    failures: int = 0
+    """Failed calls in a row."""
+    last_error: str = ""
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was observed of one machine."""
+
+    first_seen: datetime
+    power: PowerReading = PowerReading()
+    agent: AgentPresence = AgentPresence()
+    firmware: FirmwareKind | None = None
+    inventory: Inventory | None = None
+    bmc: BmcFacts | None = None
+    operation: Operation | None = None
+    """The newest operation, whatever its state."""
+    records: tuple[Record, ...] = ()
+    """Oldest first."""
+    last_reboot_at: datetime | None = None
+    """When we last made it reboot (power cycle, reset, reboot through the agent)."""
+    last_power_on_at: datetime | None = None
+    last_script_at: datetime | None = None
+    """When it last asked for a boot script."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Identity, desired state and facts at one moment."""
+
+    identity: Identity
+    desired: Desired
+    facts: Facts
+
+    @property
+    def id(self) -> str:
+        """The id that manager, operator and logs use."""
+        return self.identity.id

@@ -1,0 +1,296 @@
+"""
+The settings, as they stand in the YAML file.
+
+Durations are written as `90s`, `15m`, `1h`, `2d` or a number of seconds. Each field has a default wherever a sensible one
+exists; its docstring gives type, unit and consequence. `planning` never sees these classes: it gets plain values.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from provider.domain import mac
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
+        if match:
+            return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("write a duration as 30s, 15m, 1h or 2d")
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Model(BaseModel):
+    """Base of all settings: a name that is not declared is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ProviderSettings(Model):
+    """Who this provider is."""
+
+    id: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Name of this provider at the manager. Default: the host name. Changing it makes a new provider there."""
+    state_dir: Path = Path("/var/lib/bootwright")
+    """Folder for the database, the CA and the key that encrypts secrets. Created with mode 0700."""
+    labels: dict[str, str] = {}
+    """Free labels of the site (`site: ams1`), reported to the manager."""
+
+
+class DhcpMode(StrEnum):
+    """What we are on one interface."""
+
+    SERVER = "server"
+    PROXY = "proxy"
+    OFF = "off"
+
+
+class Pool(Model):
+    """An inclusive range of addresses."""
+
+    first: IPv4Address
+    """Lowest address that is leased."""
+    last: IPv4Address
+    """Highest address that is leased."""
+
+
+class InterfaceSettings(Model):
+    """One network interface that machines boot on."""
+
+    name: str
+    """Interface name, such as eth1."""
+    dhcp: DhcpMode = DhcpMode.PROXY
+    """server: we lease addresses; proxy: another server does, we add the boot part; off: no DHCP here."""
+    address: IPv4Address | None = None
+    """Our address on it. Default: the first IPv4 address that the interface has."""
+    pool: Pool | None = None
+    """Addresses to lease; required with `dhcp: server`, useless otherwise."""
+    lease_time: Duration = timedelta(hours=1)
+    """Lease of an operating system or agent. Firmware and iPXE get `boot_lease_time`."""
+    boot_lease_time: Duration = timedelta(minutes=2)
+    """Lease of firmware and iPXE, short so that a storm does not eat the pool."""
+    router: IPv4Address | None = None
+    """Default gateway handed out (option 3). Default: none."""
+    dns: tuple[IPv4Address, ...] = ()
+    """Name servers handed out (option 6)."""
+    domain: str = ""
+    """Domain name handed out (option 15)."""
+    hasten_ipxe: bool = True
+    """Answer the router solicitations of machines that are booting with an empty, unicast router advertisement.
+    Without one, iPXE builds with IPv6 wait 13 s for a router. It gives no prefix and no default route."""
+
+    @model_validator(mode="after")
+    def _pool_fits_mode(self) -> InterfaceSettings:
+        if self.dhcp is DhcpMode.SERVER and self.pool is None:
+            raise ValueError("dhcp: server needs a pool (first, last)")
+        if self.dhcp is not DhcpMode.SERVER and self.pool is not None:
+            raise ValueError("a pool is used with dhcp: server only; remove it or change dhcp")
+        if self.pool is not None and self.pool.last < self.pool.first:
+            raise ValueError("pool.last is below pool.first")
+        return self
+
+
+class NetworkSettings(Model):
+    """Where machines boot."""
+
+    interfaces: tuple[InterfaceSettings, ...] = Field(min_length=1)
+    """At least one."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> NetworkSettings:
+        names = [interface.name for interface in self.interfaces]
+        if len(set(names)) != len(names):
+            raise ValueError("an interface is listed twice")
+        return self
+
+
+class TftpSettings(Model):
+    """The TFTP server, which hands out the NBP."""
+
+    enabled: bool = True
+    port: Port = 69
+    """Firmware knows only 69."""
+    block_size: int = Field(default=1468, ge=512, le=65464)
+    """Largest block in bytes that we agree to (RFC 2348). 1468 fits Ethernet without fragments."""
+    retransmit_after: Duration = timedelta(seconds=1)
+    """Time until an unacknowledged block is sent again, unless the client asks for another (RFC 2349)."""
+    give_up_after: int = Field(default=6, ge=1, le=50)
+    """Retransmissions of one block until the transfer ends."""
+
+
+class BootHttpSettings(Model):
+    """The plain HTTP server for firmware, iPXE and kernels. It serves no secret."""
+
+    port: Port = 8080
+
+
+class AgentSettings(Model):
+    """The HTTPS server that the agent reports to."""
+
+    port: Port = 8443
+    ticket_lifetime: Duration = timedelta(minutes=15)
+    """Time between the boot script and the agent's first call. Slow networks and huge images need more."""
+    install_ticket_lifetime: Duration = timedelta(hours=4)
+    """Time between the install script and the event that says: installed."""
+    lost_after: Duration = timedelta(seconds=60)
+    """Silence after which the agent counts as gone."""
+    console: str = ""
+    """Kernel `console=` argument of the agent, such as `ttyS0,115200`. Default: the kernel's own choice."""
+
+
+class OperatorSettings(Model):
+    """The operator API, for the command line."""
+
+    socket: Path = Path("/run/bootwright/operator.sock")
+    """UNIX socket; who may open it (mode 0660) is an operator."""
+
+
+class MachineSelector(Model):
+    """Names one machine by what it will report; exactly one of these."""
+
+    mac: str | None = None
+    """Any of its permanent MAC addresses."""
+    uuid: str | None = None
+    """SMBIOS UUID."""
+    serial: str | None = None
+    """SMBIOS system serial number."""
+
+    @field_validator("mac")
+    @classmethod
+    def _spell_mac(cls, value: str | None) -> str | None:
+        return None if value is None else mac.parse(value)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> MachineSelector:
+        if sum(value is not None for value in (self.mac, self.uuid, self.serial)) != 1:
+            raise ValueError("give exactly one of mac, uuid, serial")
+        return self
+
+
+class BmcSettings(Model):
+    """One BMC and the machine that it belongs to."""
+
+    machine: MachineSelector
+    address: str
+    """IP address or name of the BMC."""
+    port: Port = 623
+    user: str
+    password: str | None = Field(default=None, repr=False)
+    """Better use `password_file`."""
+    password_file: Path | None = None
+    """File that holds the password; a trailing newline is cut off."""
+    kind: Literal["ipmi"] = "ipmi"
+
+    @model_validator(mode="after")
+    def _one_password(self) -> BmcSettings:
+        if (self.password is None) == (self.password_file is None):
+            raise ValueError("give either password or password_file")
+        return self
+
+
+class PowerSettings(Model):
+    """How we treat power and BMCs."""
+
+    poll_interval: Duration = timedelta(seconds=60)
+    """Age at which a power state is read again."""
+    call_timeout: Duration = timedelta(seconds=20)
+    """Deadline of one BMC call, login included."""
+    minimum_reboot_interval: Duration = timedelta(minutes=15)
+    """We never make one machine reboot twice within this time."""
+    boot_timeout: Duration = timedelta(minutes=15)
+    """Time from power-on to the agent, after which the boot counts as failed and is tried again."""
+
+
+class WipeSettings(Model):
+    """How disks are erased. What may be erased is no setting: only disks of an accepted machine, named by a plan."""
+
+    attempts: int = Field(default=3, ge=1, le=10)
+    """Tries until a machine whose wipe fails waits for an operator."""
+    retry_after: Duration = timedelta(minutes=1)
+    """Pause between two tries."""
+
+
+class KernelProfile(Model):
+    """A boot profile that starts any kernel. `{...}` in the command line is filled in; see the README."""
+
+    kind: Literal["kernel"] = "kernel"
+    kernel: Path
+    """Kernel image; relative paths start at the folder of the configuration file."""
+    initrds: tuple[Path, ...] = ()
+    """Initial RAM disks, loaded one after the other."""
+    command_line: str = ""
+    """Kernel command line. Known fields: {install_url} {install_ticket} {ca_sha256} {mac} {machine} {arguments}."""
+
+
+class ManagerSettings(Model):
+    """The central manager; leave the section out to run alone."""
+
+    kind: Literal["native"] = "native"
+    url: str = Field(pattern=r"^wss?://")
+    """WebSocket address. `ws://` is for loopback only."""
+    token_file: Path
+    """File with the token that the manager gave for this provider."""
+    ca_file: Path | None = None
+    """Certificate authority of the manager. Default: the system's."""
+    heartbeat: Duration = timedelta(seconds=15)
+    """Time between two signs of life; a link that is silent for three of them is opened again."""
+
+    @model_validator(mode="after")
+    def _plain_is_local(self) -> ManagerSettings:
+        if self.url.startswith("ws://") and not re.match(r"ws://(127\.|localhost[:/]|\[::1\])", self.url):
+            raise ValueError("ws:// sends the token in the clear: use wss://")
+        return self
+
+
+class StoreSettings(Model):
+    """Where state is kept."""
+
+    url: str | None = None
+    """SQLAlchemy URL. Default: SQLite in `provider.state_dir`."""
+
+
+class LogSettings(Model):
+    """What is logged; where it goes is up to systemd or the terminal."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    """auto: pretty on a terminal, JSON elsewhere."""
+
+
+class Settings(Model):
+    """The whole file."""
+
+    provider: ProviderSettings = ProviderSettings()
+    network: NetworkSettings
+    tftp: TftpSettings = TftpSettings()
+    boot_http: BootHttpSettings = BootHttpSettings()
+    agent: AgentSettings = AgentSettings()
+    operator: OperatorSettings = OperatorSettings()
+    assets_dir: Path = Path("/var/lib/bootwright/assets")
+    """What `bootwright assets build` made: kernel, initramfs, NBPs."""
+    bmcs: tuple[BmcSettings, ...] = ()
+    power: PowerSettings = PowerSettings()
+    wipe: WipeSettings = WipeSettings()
+    profiles: dict[str, KernelProfile] = {}
+    """Boot profiles by the name that an allocation gives."""
+    manager: ManagerSettings | None = None
+    store: StoreSettings = StoreSettings()
+    log: LogSettings = LogSettings()
