@@ -53,8 +53,6 @@ class SettingsError(PermanentError):
     """The configuration cannot be used; the message holds all problems, one a line."""
 
 
-
-
 class NotFoundError(PermanentError):
     """Nobody knows the thing that was asked for."""
 

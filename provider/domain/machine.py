@@ -168,6 +168,7 @@ class Facts:
     agent: AgentPresence = AgentPresence()
     firmware: FirmwareKind | None = None
     inventory: Inventory | None = None
+    inventory_at: datetime | None = None
     bmc: BmcFacts | None = None
     operation: Operation | None = None
     """The newest operation, whatever its state."""
@@ -176,8 +177,11 @@ class Facts:
     last_reboot_at: datetime | None = None
     """When we last made it reboot (power cycle, reset, reboot through the agent)."""
     last_power_on_at: datetime | None = None
+    last_power_off_at: datetime | None = None
     last_script_at: datetime | None = None
     """When it last asked for a boot script."""
+    last_script_mode: BootMode | None = None
+    """What that script told it to boot."""
     warnings: tuple[str, ...] = ()
 
 

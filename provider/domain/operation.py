@@ -54,6 +54,8 @@ class RefusedDisk:
     path: str
     serial: str
     reason: str
+    blocks: bool = True
+    """Whether the machine counts as not wiped because of it. A USB stick does not block; a disk without a name does."""
 
 
 @dataclass(frozen=True)
