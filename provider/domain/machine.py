@@ -7,7 +7,7 @@ never stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -89,7 +89,9 @@ class Desired:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a machine says of itself at one moment; firmware lies, so it is matched, not trusted (`planning.identity`)."""
+    """
+    What a machine says of itself at one moment; firmware lies, so it is matched, not trusted (`planning.identity`).
+    """
 
     macs: tuple[MacAddress, ...] = ()
     uuid: str = ""
@@ -164,8 +166,8 @@ class Facts:
     """All that was observed of one machine."""
 
     first_seen: datetime
-    power: PowerReading = PowerReading()
-    agent: AgentPresence = AgentPresence()
+    power: PowerReading = field(default_factory=PowerReading)
+    agent: AgentPresence = field(default_factory=AgentPresence)
     firmware: FirmwareKind | None = None
     inventory: Inventory | None = None
     inventory_at: datetime | None = None

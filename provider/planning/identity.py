@@ -1,9 +1,9 @@
 """
 Which machine is this?
 
-Firmware lies: UUIDs and serials are missing, placeholders, shared by a whole batch, spelled in another byte order, or change
-with a setting. MAC addresses are burnt into hardware that can be moved, but two powered machines on one network cannot work
-with the same one. So:
+Firmware lies: UUIDs and serials are missing, placeholders, shared by a whole batch, spelled in another byte order, or
+change with a setting. MAC addresses are burnt into hardware that can be moved, but two powered machines on one network
+cannot work with the same one. So:
 
 * Only a common MAC address makes two pieces of evidence one machine.
 * A MAC address whose machine is contradicted by both UUID and serial has moved to another machine.
@@ -107,8 +107,9 @@ class Match:
     """
     Who the evidence belongs to.
 
-    `machine_id` is None for a machine not seen before. `absorbs` are machines that turned out to be parts of it, and may be
-    forgotten. `steals` are MAC addresses that other machines lose to it. `warnings` are sentences for its operator.
+    `machine_id` is None for a machine not seen before. `absorbs` are machines that turned out to be parts of it, and
+    may be forgotten. `steals` are MAC addresses that other machines lose to it. `warnings` are sentences for its
+    operator.
     """
 
     machine_id: str | None
@@ -123,8 +124,9 @@ def match(evidence: Evidence, known: Sequence[Identity], settled: frozenset[str]
     """
     Find the machine that believed `evidence` belongs to.
 
-    `known` are all machines that share a MAC address, UUID (in either byte order) or serial with it; `settled` are the ids
-    among them that have reported an inventory or that somebody has decided about, so that they must not be absorbed.
+    `known` are all machines that share a MAC address, UUID (in either byte order) or serial with it; `settled` are the
+    ids among them that have reported an inventory or that somebody has decided about, so that they must not be
+    absorbed.
     """
     sharing = [identity for identity in known if set(identity.macs) & set(evidence.macs)]
     agreeing = [identity for identity in sharing if not contradicts(evidence, identity)]

@@ -1,9 +1,9 @@
 """
 What should happen to one machine next: the whole lifecycle as one pure function over (desired, facts, now).
 
-`decide` gives a `Plan`: the phase for people, the boot mode for its next boot, where its power should be, the one next step,
-and the rule with a sentence that says why. The reconcile worker performs the step, the result becomes a fact, and the plan
-is made again; nothing of a plan is ever stored. Rules read from the top; the first that applies decides:
+`decide` gives a `Plan`: the phase for people, the boot mode for its next boot, where its power should be, the one next
+step, and the rule with a sentence that says why. The reconcile worker performs the step, the result becomes a fact,
+and the plan is made again; nothing of a plan is ever stored. Rules read from the top; the first that applies decides:
 
 | Rule | Applies when | Boot mode | Power |
 |---|---|---|---|
@@ -388,7 +388,10 @@ def _obsolete(operation: Operation, desired: Desired, facts: Facts) -> str:
 
 
 def _power_is_fresh(plan: Plan, facts: Facts, now: datetime, policy: Policy) -> Plan:
-    """Steps that touch power need a reading that is not older than the poll interval, and a BMC that is not backing off."""
+    """
+    Steps that touch power need a reading that is not older than the poll interval, and a BMC that is not backing
+    off.
+    """
     if facts.bmc is None or isinstance(plan.step, Operate | Interrupt | Answer):
         return plan
     if facts.bmc.retry_at is not None and now < facts.bmc.retry_at:

@@ -1,4 +1,6 @@
-"""The whole observed state of one machine, as the manager gets it (design.md section 6): JSON values only, no secret."""
+"""
+The whole observed state of one machine, as the manager gets it (design.md section 6): JSON values only, no secret.
+"""
 
 from __future__ import annotations
 

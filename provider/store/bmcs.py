@@ -1,0 +1,97 @@
+"""BMCs: who may use which, with passwords sealed (`sealing.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlmodel import Session, col, select
+
+from provider.domain.bmc import Bmc
+from provider.store import rows
+from provider.store.database import Database
+from provider.store.machines import selects
+from provider.store.sealing import Sealer
+from provider.store.tables import BmcRow, MachineRow, MacRow
+
+
+@dataclass(frozen=True)
+class BmcAssignment:
+    """A BMC of the settings and the machine that it is meant for."""
+
+    bmc: Bmc
+    selects: str
+    """`mac`, `uuid` or `serial`."""
+    selector: str
+
+
+class BmcStore:
+    """Repository of BMCs."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+
+    async def replace_all(self, assignments: Sequence[BmcAssignment]) -> None:
+        """Make the store hold exactly the BMCs of the settings, and bind them to the machines that are known."""
+
+        def write(session: Session) -> None:
+            wanted = {assignment.bmc.name: assignment for assignment in assignments}
+            for row in session.exec(select(BmcRow)).all():
+                if row.name not in wanted:
+                    session.delete(row)
+            for assignment in assignments:
+                self._put(session, assignment)
+            session.flush()
+            _bind(session)
+
+        await self._database.write(write)
+
+    async def of(self, machine_id: str) -> Bmc | None:
+        """The machine's BMC with its password, or None."""
+
+        def read(session: Session) -> Bmc | None:
+            row = session.exec(select(BmcRow).where(BmcRow.machine_id == machine_id)).first()
+            if row is None:
+                return None
+            return Bmc(row.address, row.user, self._sealer.unseal(row.sealed_password), row.port, row.kind)
+
+        return await self._database.read(read)
+
+    def _put(self, session: Session, assignment: BmcAssignment) -> None:
+        bmc = assignment.bmc
+        row = session.get(BmcRow, bmc.name)
+        if row is None:
+            row = BmcRow(
+                name=bmc.name,
+                address=bmc.address,
+                port=bmc.port,
+                kind=bmc.kind,
+                user=bmc.user,
+                sealed_password=b"",
+                selects="",
+                selector="",
+            )
+            session.add(row)
+        if (row.selects, row.selector) != (assignment.selects, assignment.selector):
+            row.selects, row.selector, row.machine_id = assignment.selects, assignment.selector, None
+        row.kind, row.user = bmc.kind, bmc.user
+        row.sealed_password = self._sealer.seal(bmc.password)
+        row.failures, row.last_error, row.retry_at = 0, "", None
+
+
+def _bind(session: Session) -> None:
+    """Bind free BMCs to known machines without one."""
+    taken = {row.machine_id for row in session.exec(select(BmcRow)).all()}
+    free = session.exec(select(BmcRow).where(col(BmcRow.machine_id).is_(None))).all()
+    if not free:
+        return
+    for machine in session.exec(select(MachineRow).order_by(col(MachineRow.first_seen))).all():
+        if machine.id in taken:
+            continue
+        macs = list(session.exec(select(MacRow.mac).where(MacRow.machine_id == machine.id)).all())
+        identity = rows.identity(machine, macs)
+        for bmc in free:
+            if bmc.machine_id is None and selects(bmc.selects, bmc.selector, identity):
+                bmc.machine_id = machine.id
+                break

@@ -1,0 +1,137 @@
+"""Between rows and domain objects; the only place that knows both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from provider.domain.bmc import PowerReading, PowerState
+from provider.domain.inventory import FirmwareKind, Inventory
+from provider.domain.lease import Lease
+from provider.domain.mac import MacAddress
+from provider.domain.machine import (
+    Acceptance,
+    AgentPresence,
+    Allocation,
+    BmcFacts,
+    BootMode,
+    Desired,
+    Facts,
+    Identity,
+    Machine,
+    Outcome,
+    PreferredPower,
+    Record,
+    RecordKind,
+)
+from provider.domain.operation import Operation, OperationKind, OperationState, WipePlan, WipeReport
+from provider.store.tables import BmcRow, LeaseRow, MachineRow, OperationRow, RecordRow
+
+INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
+ALLOCATION: TypeAdapter[Allocation] = TypeAdapter(Allocation)
+WIPE_PLAN: TypeAdapter[WipePlan] = TypeAdapter(WipePlan)
+WIPE_REPORT: TypeAdapter[WipeReport] = TypeAdapter(WipeReport)
+
+
+def dump(adapter: TypeAdapter[Any], value: object) -> dict[str, Any] | None:
+    """A domain object as JSON values for a JSON column."""
+    return None if value is None else adapter.dump_python(value, mode="json")
+
+
+def machine(
+    row: MachineRow,
+    macs: list[str],
+    bmc: BmcRow | None,
+    newest: OperationRow | None,
+    records: list[RecordRow],
+) -> Machine:
+    """Put one machine together."""
+    return Machine(identity=identity(row, macs), desired=desired(row), facts=_facts(row, bmc, newest, records))
+
+
+def identity(row: MachineRow, macs: list[str]) -> Identity:
+    """Who it is."""
+    return Identity(
+        id=row.id,
+        uuid=row.uuid,
+        serial=row.serial,
+        board_serial=row.board_serial,
+        chassis_serial=row.chassis_serial,
+        macs=tuple(MacAddress(mac) for mac in sorted(macs)),
+    )
+
+
+def desired(row: MachineRow) -> Desired:
+    """What is wanted of it."""
+    return Desired(
+        acceptance=Acceptance(row.acceptance),
+        cordoned=row.cordoned,
+        allocation=None if row.allocation is None else ALLOCATION.validate_python(row.allocation),
+        preferred_power=PreferredPower(row.preferred_power),
+        wipe_id=row.wipe_id,
+        reboot_id=row.reboot_id,
+        power_off_id=row.power_off_id,
+        revision=row.revision,
+    )
+
+
+def set_desired(row: MachineRow, wanted: Desired) -> None:
+    """Write all of it."""
+    row.acceptance = wanted.acceptance.value
+    row.cordoned = wanted.cordoned
+    row.allocation = dump(ALLOCATION, wanted.allocation)
+    row.preferred_power = wanted.preferred_power.value
+    row.wipe_id = wanted.wipe_id
+    row.reboot_id = wanted.reboot_id
+    row.power_off_id = wanted.power_off_id
+    row.revision = wanted.revision
+
+
+def operation(row: OperationRow) -> Operation:
+    """One operation."""
+    return Operation(
+        id=row.id,
+        machine_id=row.machine_id,
+        kind=OperationKind(row.kind),
+        request_id=row.request_id,
+        state=OperationState(row.state),
+        created_at=row.created_at,
+        wipe_plan=None if row.wipe_plan is None else WIPE_PLAN.validate_python(row.wipe_plan),
+        percent=row.percent,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        wipe_report=None if row.wipe_report is None else WIPE_REPORT.validate_python(row.wipe_report),
+        error=row.error,
+        attempt=row.attempt,
+    )
+
+
+def record(row: RecordRow) -> Record:
+    """One answered request."""
+    return Record(RecordKind(row.kind), row.request_id, row.at, Outcome(row.outcome), row.detail)
+
+
+def lease(row: LeaseRow) -> Lease:
+    """One lease."""
+    return Lease(row.address, MacAddress(row.mac), row.interface, row.expires_at, row.declined)
+
+
+def _facts(row: MachineRow, bmc: BmcRow | None, newest: OperationRow | None, records: list[RecordRow]) -> Facts:
+    return Facts(
+        first_seen=row.first_seen,
+        power=PowerReading(PowerState(row.power_state), row.power_at, row.power_source),
+        agent=AgentPresence(row.agent_connected, row.enrolled_at),
+        firmware=None if row.firmware is None else FirmwareKind(row.firmware),
+        inventory=None if row.inventory is None else INVENTORY.validate_python(row.inventory),
+        inventory_at=row.inventory_at,
+        bmc=None if bmc is None else BmcFacts(bmc.name, bmc.failures, bmc.last_error, bmc.retry_at),
+        operation=None if newest is None else operation(newest),
+        records=tuple(record(item) for item in records),
+        last_reboot_at=row.last_reboot_at,
+        last_power_on_at=row.last_power_on_at,
+        last_power_off_at=row.last_power_off_at,
+        last_script_at=row.last_script_at,
+        last_script_mode=None if row.last_script_mode is None else BootMode(row.last_script_mode),
+        warnings=tuple(row.warnings or ()),
+    )
