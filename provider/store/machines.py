@@ -94,10 +94,21 @@ class Edit:
             NotFoundError: If there is none, or it is over.
         """
         row = self.session.get(OperationRow, operation_id)
-        active = (OperationState.PLANNED.value, OperationState.RUNNING.value)
-        if row is None or row.machine_id != self.row.id or row.state not in active:
+        if row is None or self.is_over(operation_id):
             raise NotFoundError(f"machine {self.row.id} has no operation {operation_id} under way")
         return row
+
+    def is_over(self, operation_id: str) -> bool:
+        """
+        Whether an operation of this machine has ended.
+
+        Raises:
+            NotFoundError: If the machine never had it.
+        """
+        row = self.session.get(OperationRow, operation_id)
+        if row is None or row.machine_id != self.row.id:
+            raise NotFoundError(f"machine {self.row.id} never had an operation {operation_id}")
+        return row.state not in (OperationState.PLANNED.value, OperationState.RUNNING.value)
 
     def bmc(self) -> BmcRow | None:
         """The row of the machine's BMC."""
@@ -156,6 +167,15 @@ class MachineStore:
     async def all(self) -> list[Machine]:
         """All machines, the oldest first."""
         return await self._database.read(_load_all)
+
+    async def agent_tokens(self) -> list[tuple[str, str]]:
+        """Machine id and token hash of each agent that is connected."""
+
+        def read(session: Session) -> list[tuple[str, str]]:
+            connected = session.exec(select(MachineRow).where(col(MachineRow.agent_token_sha256).is_not(None))).all()
+            return [(row.id, row.agent_token_sha256) for row in connected if row.agent_token_sha256 is not None]
+
+        return await self._database.read(read)
 
     async def note(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Add an event that changes no fact; a machine that is gone is none."""

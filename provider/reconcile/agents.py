@@ -1,0 +1,312 @@
+"""
+The agents' desk: enrolment, inventory, work, progress, results.
+
+A token is bound to one machine and dies when the machine is switched off, boots again, or another agent enrols for it.
+The time of the last sign of life is kept in memory only: after a restart every agent has the whole `lost_after` to be
+heard again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from provider.domain import mac as macs
+from provider.domain.errors import BootwrightError, NotFoundError, RefusedError
+from provider.domain.inventory import FirmwareKind, Inventory
+from provider.domain.machine import Evidence, Machine, Outcome, RecordKind
+from provider.domain.operation import Operation, OperationKind, OperationState, WipeReport
+from provider.planning import identity, lifecycle
+from provider.reconcile.machines import Machines
+from provider.store import rows, tickets
+from provider.store.machines import Edit
+from provider.store.tickets import TicketRefusedError, TicketStore
+from provider.wire.agent import Enrolled, Enrolment, Installed, Progress, Result, Work
+
+log = structlog.get_logger()
+
+
+class AgentDesk:
+    """What `http.agents` calls; one method a request."""
+
+    def __init__(
+        self, machines: Machines, ticket_store: TicketStore, *, lost_after: timedelta, clock: Callable[[], datetime]
+    ) -> None:
+        self._machines = machines
+        self._tickets = ticket_store
+        self._lost_after = lost_after
+        self._clock = clock
+        self._tokens: dict[str, str] = {}
+        self._last_seen: dict[str, datetime] = {}
+
+    async def load(self) -> None:
+        """Remember the tokens of agents that were connected when the daemon stopped."""
+        now = self._clock()
+        for machine_id, token_sha256 in await self._machines.store.agent_tokens():
+            self._tokens[token_sha256] = machine_id
+            self._last_seen[machine_id] = now
+
+    async def watch(self) -> None:
+        """Notice agents that fell silent; for ever. A failure of the store is logged and tried again."""
+        while True:
+            await asyncio.sleep(min(5.0, self._lost_after.total_seconds() / 4))
+            silent_since = self._clock() - self._lost_after
+            for machine_id in [key for key, seen in self._last_seen.items() if seen < silent_since]:
+                try:
+                    await self._machines.change(machine_id, _lost)
+                except NotFoundError:
+                    log.debug("agent.forgotten", machine=machine_id)
+                except BootwrightError as error:
+                    log.warning("agent.loss_unrecorded", machine=machine_id, error=str(error))
+                    continue
+                del self._last_seen[machine_id]
+
+    async def enrol(self, enrolment: Enrolment, source: str) -> Enrolled:
+        """
+        Exchange a ticket for a token.
+
+        Raises:
+            RefusedError: If the ticket is not good, or its machine is not the one that shows it.
+        """
+        try:
+            machine_id = await self._tickets.redeem(tickets.AGENT, enrolment.ticket, enrolment.nonce)
+        except TicketRefusedError as error:
+            await self._refused(error.machine_id, str(error), source)
+            raise
+        machine = await self._machines.identify(_evidence(enrolment))
+        if machine.id != machine_id:
+            reason = f"the ticket is of {machine_id}, the agent shows itself as {machine.id}"
+            await self._refused(machine_id, reason, source)
+            raise RefusedError(reason, hint="the machine gets a ticket of its own with its next boot script")
+        token = secrets.token_urlsafe(32)
+        token_sha256 = tickets.digest(token)
+        await self._machines.change(machine.id, lambda edit: _enrolled(edit, token_sha256, enrolment.agent_version))
+        self._tokens = {key: value for key, value in self._tokens.items() if value != machine.id}
+        self._tokens[token_sha256] = machine.id
+        self._last_seen[machine.id] = self._clock()
+        log.info("agent.enrolled", machine=machine.id, source=source)
+        return Enrolled(token=token, machine_id=machine.id)
+
+    async def machine_of(self, token: str) -> str:
+        """
+        Whose token this is; a sign of life.
+
+        Raises:
+            RefusedError: If it is nobody's, or no longer good.
+        """
+        token_sha256 = tickets.digest(token)
+        machine_id = self._tokens.get(token_sha256)
+        if machine_id is None:
+            raise RefusedError("the token is not good", hint="boot the machine again: it gets a new one")
+        if machine_id not in self._last_seen and not await self._returned(machine_id, token_sha256):
+            del self._tokens[token_sha256]
+            raise RefusedError("the token is no longer good", hint="boot the machine again: it gets a new one")
+        self._last_seen[machine_id] = self._clock()
+        return machine_id
+
+    async def inventory(self, machine_id: str, inventory: Inventory) -> None:
+        """Take the agent's report."""
+
+        def edit(edit: Edit) -> None:
+            edit.row.inventory = rows.dump(rows.INVENTORY, inventory)
+            edit.row.inventory_at = edit.now
+            edit.row.firmware = inventory.firmware.value
+            edit.note("agent.inventory_reported", disks=len(inventory.disks), nics=len(inventory.nics))
+
+        await self._machines.change(machine_id, edit)
+
+    async def next_work(self, machine_id: str, wait: float) -> Work | None:
+        """The operation that the agent should perform, waiting up to `wait` seconds for one."""
+        try:
+            async with asyncio.timeout(wait):
+                while True:
+                    ring = self._machines.bell(machine_id).ticket()
+                    machine = await self._machines.store.get(machine_id)
+                    if (work := _work(machine)) is not None:
+                        await self._start(machine_id, work.id)
+                        return work
+                    await ring.wait()
+        except TimeoutError:
+            return None
+
+    async def progress(self, machine_id: str, operation_id: str, progress: Progress) -> None:
+        """
+        Note how far an operation is.
+
+        Raises:
+            NotFoundError: If it is not under way any more: the agent must stop it.
+        """
+
+        def edit(edit: Edit) -> None:
+            row = edit.operation(operation_id)
+            before = row.percent
+            row.state = OperationState.RUNNING.value
+            row.started_at = row.started_at or edit.now
+            row.percent = max(0, min(100, progress.percent))
+            if row.kind == OperationKind.WIPE.value and row.percent // 10 != before // 10:
+                edit.note("wipe.progressed", percent=row.percent, doing=progress.doing)
+
+        await self._machines.quietly_change(machine_id, edit)
+
+    async def result(self, machine_id: str, operation_id: str, result: Result) -> None:
+        """
+        Take the end of an operation. One that is over already was reported twice: nothing happens.
+
+        Raises:
+            NotFoundError: If the machine never had it.
+        """
+
+        def edit(edit: Edit) -> None:
+            if edit.is_over(operation_id):
+                return
+            _finished(edit, operation_id, result)
+
+        await self._machines.change(machine_id, edit)
+
+    async def installed(self, installed: Installed, source: str) -> None:
+        """
+        Take an installer's word.
+
+        Raises:
+            RefusedError: If its ticket is not good.
+        """
+        try:
+            machine_id = await self._tickets.redeem(tickets.INSTALL, installed.ticket, nonce="installer")
+        except TicketRefusedError as error:
+            await self._refused(error.machine_id, str(error), source)
+            raise
+
+        def edit(edit: Edit) -> None:
+            if installed.error:
+                edit.note("install.failed", error=installed.error)
+                return
+            request_id = tickets.digest(installed.ticket)[:16]
+            if lifecycle.is_answered(edit.machine.facts, RecordKind.INSTALL, request_id):
+                return
+            profile = edit.machine.desired.allocation
+            edit.record(RecordKind.INSTALL, request_id, detail="" if profile is None else profile.profile)
+            edit.note("install.reported", profile="" if profile is None else profile.profile)
+
+        await self._machines.change(machine_id, edit)
+
+    async def _start(self, machine_id: str, operation_id: str) -> None:
+        def edit(edit: Edit) -> None:
+            row = edit.operation(operation_id)
+            if row.state == OperationState.RUNNING.value:
+                return
+            row.state = OperationState.RUNNING.value
+            row.started_at = edit.now
+            if row.kind == OperationKind.WIPE.value:
+                edit.note("wipe.started", operation=operation_id, attempt=row.attempt)
+
+        await self._machines.quietly_change(machine_id, edit)
+
+    async def _returned(self, machine_id: str, token_sha256: str) -> bool:
+        """Take back an agent that was silent for too long, if nothing has replaced it."""
+
+        def edit(edit: Edit) -> None:
+            if edit.row.agent_token_sha256 != token_sha256:
+                raise RefusedError("the token was replaced")
+            if not edit.row.agent_connected:
+                edit.row.agent_connected = True
+                edit.note("agent.returned")
+
+        try:
+            await self._machines.change(machine_id, edit)
+        except (RefusedError, NotFoundError):
+            return False
+        return True
+
+    async def _refused(self, machine_id: str | None, reason: str, source: str) -> None:
+        log.warning("ticket.refused", machine=machine_id, reason=reason, source=source)
+        if machine_id is not None:
+            await self._machines.store.note(machine_id, "ticket.refused", reason=reason, source=source)
+
+
+def drop_agent(edit: Edit, reason: str) -> None:
+    """Forget the agent of a machine that is off or boots again; its token is worth nothing from now on."""
+    edit.row.agent_token_sha256 = None
+    if edit.row.agent_connected:
+        edit.row.agent_connected = False
+        edit.note("agent.lost", reason=reason)
+
+
+def _lost(edit: Edit) -> None:
+    """Silent for too long. The token stays good: the agent may only have been cut off."""
+    if edit.row.agent_connected:
+        edit.row.agent_connected = False
+        edit.note("agent.lost", reason="no sign of life")
+
+
+def _enrolled(edit: Edit, token_sha256: str, version: str) -> None:
+    edit.row.agent_token_sha256 = token_sha256
+    edit.row.agent_connected = True
+    edit.row.enrolled_at = edit.now
+    edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "agent"
+    edit.note("agent.enrolled", version=version)
+
+
+def _work(machine: Machine) -> Work | None:
+    """What is to be done, after a last look at whether it still may be: the wall before the one door."""
+    operation = lifecycle.active_operation(machine.facts)
+    if operation is None or not lifecycle.is_wanted(operation, machine.desired):
+        return None
+    return Work(id=operation.id, machine_id=machine.id, kind=operation.kind, wipe_plan=operation.wipe_plan)
+
+
+def _finished(edit: Edit, operation_id: str, result: Result) -> None:
+    row = edit.operation(operation_id)
+    operation = rows.operation(row)
+    error = result.error or _unproved(operation, result.wipe_report)
+    row.state = (OperationState.FAILED if error else OperationState.DONE).value
+    row.error = error
+    row.finished_at = edit.now
+    row.wipe_report = rows.dump(rows.WIPE_REPORT, result.wipe_report)
+    if operation.kind is not OperationKind.WIPE:
+        edit.note(f"{operation.kind.value}.{'failed' if error else 'finished'}", error=error)
+        if not error:
+            drop_agent(edit, operation.kind.value)
+        return
+    outcome = Outcome.FAILED if error else Outcome.DONE
+    edit.record(RecordKind.WIPE, operation.request_id, outcome, error)
+    if error:
+        edit.note("wipe.failed", operation=operation_id, attempt=operation.attempt, error=error)
+        return
+    row.percent = 100
+    disks = 0 if result.wipe_report is None else len(result.wipe_report.disks)
+    edit.note("wipe.finished", operation=operation_id, attempt=operation.attempt, disks=disks)
+
+
+def _unproved(operation: Operation, report: WipeReport | None) -> str:
+    """
+    Why a wipe that is reported as done is not: every disk of the plan must be in the report, erased and read back.
+    """
+    if operation.kind is not OperationKind.WIPE or operation.wipe_plan is None:
+        return ""
+    proved = {(disk.serial, disk.wwn) for disk in (report.disks if report else ()) if disk.verified and not disk.error}
+    missing = [disk.path for disk in operation.wipe_plan.disks if (disk.serial, disk.wwn) not in proved]
+    return f"the report does not prove that these disks are empty: {', '.join(missing)}" if missing else ""
+
+
+def _evidence(enrolment: Enrolment) -> Evidence:
+    addresses = []
+    for text in enrolment.macs:
+        try:
+            addresses.append(macs.parse(text))
+        except ValueError:
+            log.warning("agent.mac_ignored", mac=text)
+    if not addresses:
+        raise RefusedError("the agent shows no MAC address", hint="is there a driver for its network card in the
+        image?")
+    return Evidence(
+        macs=tuple(addresses),
+        uuid=identity.believable_uuid(enrolment.uuid),
+        serial=enrolment.serial,
+        board_serial=enrolment.board_serial,
+        chassis_serial=enrolment.chassis_serial,
+        firmware=FirmwareKind(enrolment.firmware) if enrolment.firmware in ("bios", "uefi") else None,
+    )

@@ -1,0 +1,101 @@
+"""Who is who, when firmware lies."""
+
+from __future__ import annotations
+
+import pytest
+
+from provider.domain.mac import MacAddress
+from provider.domain.machine import Evidence, Identity
+from provider.planning import identity
+from provider.planning.identity import Match
+
+A1, A2, B1 = (MacAddress(f"52:54:00:00:00:{n}") for n in ("a1", "a2", "b1"))
+U1 = "4c4c4544-0051-3510-8051-c4c04f373732"
+U1_SWAPPED = "44454c4c-5100-1035-8051-c4c04f373732"
+U2 = "11111111-2222-3333-4444-555555555555"
+A = Identity("m-a", uuid=U1, serial="S1", macs=(A1, A2))
+B = Identity("m-b", uuid=U2, serial="S2", macs=(B1,))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (U1.upper(), U1),
+        ("", ""),
+        ("Not Settable", ""),
+        ("00000000-0000-0000-0000-000000000000", ""),
+        ("FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", ""),
+        ("03000200-0400-0500-0006-000700080009", ""),
+        ("5XK7J02", ""),
+    ],
+)
+def test_believable_uuid(text: str, expected: str) -> None:
+    """A placeholder UUID makes a whole batch one machine (edge cases 148, 149)."""
+    assert identity.believable_uuid(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "None", "0123456789", "To Be Filled By O.E.M.", "0000000", "\0\0", "xxxxxxx"])
+def test_placeholder_serials_are_no_serials(text: str) -> None:
+    """A placeholder serial counts as evidence (edge case 148)."""
+    assert identity.believable_serial(text) == ""
+
+
+def test_serial_is_cleaned() -> None:
+    """NUL bytes and padding make one machine two (edge case 156)."""
+    assert identity.believable_serial(" ABC 123\0 ") == "ABC 123"
+
+
+def test_byte_swap_is_its_own_inverse() -> None:
+    """The UUID of DHCP option 97 is not recognised in SMBIOS byte order."""
+    assert identity.byte_swapped(U1) == U1_SWAPPED
+    assert identity.byte_swapped(U1_SWAPPED) == U1
+
+
+@pytest.mark.parametrize(
+    ("evidence", "known", "expected"),
+    [
+        (Evidence((A1,)), [], Match(None)),
+        (Evidence((A1,), uuid=U1), [A], Match("m-a")),
+        (Evidence((A2,), uuid=U1_SWAPPED), [A], Match("m-a")),
+        (Evidence((A1, B1)), [Identity("m-x", macs=(B1,)), A], Match("m-a", absorbs=("m-x",))),
+    ],
+)
+def test_matches(evidence: Evidence, known: list[Identity], expected: Match) -> None:
+    """A machine is not recognised by another of its cards, in the other byte order, or after its first boot."""
+    assert identity.match(evidence, known, frozenset({"m-a", "m-b"})) == expected
+
+
+def test_equal_uuids_make_two_machines() -> None:
+    """Two machines with one UUID and serial become one: accepting the first would wipe the second."""
+    found = identity.match(Evidence((B1,), uuid=U1, serial="S1"), [A], frozenset({"m-a"}))
+    assert found.machine_id is None
+    assert "m-a" in found.warnings[0]
+
+
+def test_changed_uuid_is_the_same_machine_and_a_warning() -> None:
+    """A NIC setting that changes the UUID makes a new machine (edge case 150)."""
+    found = identity.match(Evidence((A1,), uuid=U2, serial="S1"), [A], frozenset({"m-a"}))
+    assert found.machine_id == "m-a"
+    assert "UUID changed" in found.warnings[0]
+
+
+def test_moved_card_belongs_to_its_new_machine() -> None:
+    """A network card moved to another machine takes the identity of its old one along."""
+    found = identity.match(Evidence((A1,), uuid=U2, serial="S2"), [A, B], frozenset({"m-a", "m-b"}))
+    assert (found.machine_id, found.steals) == ("m-b", (A1,))
+    stranger = identity.match(Evidence((A1,), uuid=U2, serial="S9"), [A], frozenset({"m-a"}))
+    assert (stranger.machine_id, stranger.steals) == (None, (A1,))
+
+
+def test_evidence_of_two_settled_machines_is_nobody() -> None:
+    """A machine that shows the MAC addresses of two others becomes one of them."""
+    found = identity.match(Evidence((A1, B1)), [A, B], frozenset({"m-a", "m-b"}))
+    assert found.machine_id is None
+    assert "m-a, m-b" in found.conflict
+
+
+def test_ids_are_minted_again_after_a_loss() -> None:
+    """A provider that lost its store gives a machine another id, or two machines the same."""
+    first = identity.new_id(Evidence((A2, A1)), frozenset())
+    assert first == identity.new_id(Evidence((A1,)), frozenset())
+    assert identity.new_id(Evidence((A1,)), frozenset({first})) != first
