@@ -1,0 +1,236 @@
+"""
+One power-on of a QEMU machine: its command line, its process, its control socket (QMP).
+
+The machine is q35 with a NIC that comes first in the boot order, as on machines in a rack, and disks behind it. UEFI
+machines get a NIC without ROM, so that OVMF's own PXE and TFTP clients are at work; a BIOS machine has no PXE but the
+one in the ROM that QEMU brings, which is iPXE (SeaBIOS has no network stack of its own).
+
+The process ends when the machine switches itself off, and only then; a reset by the guest restarts it inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from provider.domain.errors import PermanentError
+from provider.domain.inventory import FirmwareKind
+from provider.lab import processes
+from provider.lab.disks import DiskImage
+
+log = structlog.get_logger()
+
+Accelerator = Literal["kvm", "tcg"]
+QEMU = "qemu-system-x86_64"
+OVMF_FOLDERS = (Path("/usr/share/OVMF"), Path("/usr/share/edk2/x64"))
+KVM_PROBE_SECONDS = 5.0
+QMP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one machine is built of. `number` counts from 1 and makes names, addresses and ports unique."""
+
+    number: int
+    firmware: FirmwareKind
+    uuid: str
+    serial: str
+    mac: str
+    tap: str
+    memory_mib: int
+    disks: tuple[DiskImage, ...]
+    kcs_port: int
+    """TCP port on loopback where the BMC takes the machine's KCS interface."""
+    disk_bytes_per_second: int
+    """Limit of each disk; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where one machine keeps what it needs besides its disks."""
+
+    folder: Path
+
+    @property
+    def console_log(self) -> Path:
+        """All that the machine ever wrote to its serial port."""
+        return self.folder / "console.log"
+
+    @property
+    def console_socket(self) -> Path:
+        """The serial port itself, for somebody who wants to type."""
+        return self.folder / "console.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        """QMP."""
+        return self.folder / "qmp.sock"
+
+    @property
+    def uefi_variables(self) -> Path:
+        """The machine's own copy of OVMF's variables."""
+        return self.folder / "uefi-variables.fd"
+
+    @property
+    def log(self) -> Path:
+        """QEMU's own messages."""
+        return self.folder / "qemu.log"
+
+
+def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, disk_first: bool = False) -> list[str]:
+    """Give QEMU's command line for one power-on; `disk_first` is a one-time boot override."""
+    line = [QEMU, "-name", hardware.serial, "-nodefaults", "-no-user-config", "-display", "none"]
+    line += ["-machine", "q35,graphics=off", *_processor(accelerator), "-m", str(hardware.memory_mib)]
+    line += ["-uuid", hardware.uuid]
+    line += ["-smbios", f"type=1,manufacturer=Bootwright,product=Lab machine,serial={hardware.serial}"]
+    line += ["-smbios", f"type=2,manufacturer=Bootwright,product=Lab board,serial={hardware.serial}-BOARD"]
+    line += ["-qmp", f"unix:{files.control_socket},server=on,wait=off"]
+    line += ["-chardev", f"socket,id=console,path={files.console_socket},server=on,wait=off,logappend=on"]
+    line[-1] += f",logfile={files.console_log}"
+    line += ["-serial", "chardev:console"]
+    line += _bmc(hardware)
+    line += _nic(hardware, boot_index=3 if disk_first else 0)
+    for index, disk in enumerate(hardware.disks, start=1):
+        line += _disk(disk, index, hardware.disk_bytes_per_second)
+    if hardware.firmware is FirmwareKind.UEFI:
+        line += _uefi(files)
+    return line
+
+
+def _processor(accelerator: Accelerator) -> list[str]:
+    if accelerator == "kvm":
+        return ["-accel", "kvm", "-cpu", "host", "-smp", "1"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"]
+
+
+def _bmc(hardware: Hardware) -> list[str]:
+    kcs = f"socket,id=kcs,host=127.0.0.1,port={hardware.kcs_port},reconnect=1"
+    return ["-chardev", kcs, "-device", "ipmi-bmc-extern,id=bmc,chardev=kcs", "-device", "isa-ipmi-kcs,bmc=bmc"]
+
+
+def _nic(hardware: Hardware, boot_index: int) -> list[str]:
+    device = f"virtio-net-pci,netdev=boot,mac={hardware.mac},bootindex={boot_index}"
+    if hardware.firmware is FirmwareKind.UEFI:
+        device += ",romfile="
+    return ["-netdev", f"tap,id=boot,ifname={hardware.tap},script=no,downscript=no", "-device", device]
+
+
+def _disk(disk: DiskImage, index: int, bytes_per_second: int) -> list[str]:
+    drive = f"file={disk.path},if=none,id=disk{index},format=raw,discard=unmap,detect-zeroes=off,cache=writeback"
+    if bytes_per_second:
+        drive += f",throttling.bps-total={bytes_per_second}"
+    return ["-drive", drive, "-device", f"{disk.driver},drive=disk{index},serial={disk.serial},bootindex={index}"]
+
+
+def _uefi(files: Files) -> list[str]:
+    code = f"if=pflash,unit=0,format=raw,readonly=on,file={ovmf_file('OVMF_CODE_4M.fd')}"
+    return ["-drive", code, "-drive", f"if=pflash,unit=1,format=raw,file={files.uefi_variables}"]
+
+
+def ovmf_file(name: str) -> Path:
+    """
+    Find a file of OVMF.
+
+    Raises:
+        PermanentError: If it is not installed.
+    """
+    for folder in OVMF_FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    raise PermanentError(f"UEFI machines need {name}", hint="install the package ovmf")
+
+
+class Qemu:
+    """A running machine: between power-on and power-off."""
+
+    def __init__(self, process: processes.Process, files: Files) -> None:
+        self._process = process
+        self._files = files
+
+    @classmethod
+    async def start(
+        cls, hardware: Hardware, files: Files, accelerator: Accelerator, *, disk_first: bool = False
+    ) -> Qemu:
+        """Switch the machine on; UEFI variables are made when there are none yet."""
+        if hardware.firmware is FirmwareKind.UEFI and not files.uefi_variables.exists():
+            shutil.copyfile(ovmf_file("OVMF_VARS_4M.fd"), files.uefi_variables)
+        line = command_line(hardware, files, accelerator, disk_first=disk_first)
+        return cls(await processes.Process.start(QEMU, line, files.log), files)
+
+    async def wait(self) -> int:
+        """Wait until it is off, whoever did it; gives QEMU's exit status."""
+        return await self._process.wait()
+
+    async def pull_plug(self) -> None:
+        """Off, at once."""
+        await self._process.kill()
+
+    async def reset(self) -> None:
+        """Press the reset button; the power stays on."""
+        await self._control("system_reset")
+
+    async def press_power_button(self) -> None:
+        """Ask the operating system to switch off, by ACPI; nothing happens when none listens."""
+        await self._control("system_powerdown")
+
+    async def _control(self, command: str) -> None:
+        async with asyncio.timeout(QMP_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(self._files.control_socket)
+            try:
+                await reader.readline()  # The greeting.
+                for execute in ("qmp_capabilities", command):
+                    writer.write(json.dumps({"execute": execute}).encode() + b"\n")
+                    await _answer(reader)
+            finally:
+                writer.close()
+
+
+async def _answer(reader: asyncio.StreamReader) -> None:
+    """Read until QMP answers; events may come in between."""
+    while line := await reader.readline():
+        message = json.loads(line)
+        if "error" in message:
+            raise PermanentError(f"QEMU refused: {message['error'].get('desc')}")
+        if "return" in message:
+            return
+    raise PermanentError("QEMU closed its control socket")
+
+
+def choose_accelerator(kernel: Path) -> Accelerator:
+    """
+    Give KVM if it really boots a kernel here, else TCG.
+
+    A /dev/kvm that opens proves little: under some nested hypervisors SeaBIOS runs and then everything hangs in real
+    mode. So the agent's kernel is started, and it has to say a word.
+    """
+    if not Path("/dev/kvm").exists():
+        return "tcg"
+    probe = [processes.find_program(QEMU), "-machine", "q35", *_processor("kvm"), "-m", "256", "-nodefaults"]
+    probe += ["-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel)]
+    probe += ["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"]
+    works = _says(probe, b"Linux version", KVM_PROBE_SECONDS)
+    log.info("lab.kvm_probed", works=works)
+    return "kvm" if works else "tcg"
+
+
+def _says(command: Sequence[str], word: bytes, seconds: float) -> bool:
+    try:
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return word in (error.stdout or b"")
+    return word in result.stdout
