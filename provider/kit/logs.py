@@ -14,11 +14,12 @@ def configure(level: str, form: str) -> None:
 
     `level` is debug, info, warning or error; `form` is json, console, or auto: console on a terminal, JSON elsewhere.
     """
+    # Tracebacks are plain text: the richer renderers print local variables, and those may be secrets.
     pretty = form == "console" or (form == "auto" and sys.stderr.isatty())
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[

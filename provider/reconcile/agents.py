@@ -300,8 +300,9 @@ def _evidence(enrolment: Enrolment) -> Evidence:
         except ValueError:
             log.warning("agent.mac_ignored", mac=text)
     if not addresses:
-        raise RefusedError("the agent shows no MAC address", hint="is there a driver for its network card in the
-        image?")
+        raise RefusedError(
+            "the agent shows no MAC address", hint="the agent image may lack a driver for its network card"
+        )
     return Evidence(
         macs=tuple(addresses),
         uuid=identity.believable_uuid(enrolment.uuid),

@@ -1,0 +1,327 @@
+"""The store on a real SQLite file: what is promised is there after `kill -9`, and what follows from a change is written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlmodel import Session, SQLModel
+
+from provider.domain.bmc import Bmc
+from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
+from provider.domain.lease import Lease
+from provider.domain.mac import MacAddress
+from provider.domain.machine import Acceptance, Desired, Evidence, RecordKind
+from provider.domain.secret import Secret
+from provider.kit.clock import utc_now
+from provider.planning import lifecycle
+from provider.store.bmcs import BmcAssignment, BmcStore
+from provider.store.database import Database
+from provider.store.leases import LeaseStore
+from provider.store.machines import Edit, MachineStore
+from provider.store.outbox import Outbox
+from provider.store.sealing import Sealer
+from provider.store.tickets import AGENT, TicketStore
+
+MAC = MacAddress("52:54:00:00:00:01")
+POLICY = lifecycle.Policy(
+    poll_interval=timedelta(minutes=1),
+    minimum_reboot_interval=timedelta(minutes=15),
+    boot_timeout=timedelta(minutes=10),
+    install_timeout=timedelta(hours=4),
+    wipe_attempts=3,
+    wipe_retry_after=timedelta(minutes=1),
+)
+
+
+def with_database(path: Path, use: Callable[[Database], Awaitable[None]]) -> None:
+    """Open, use, close."""
+
+    async def main() -> None:
+        database = Database.open(f"sqlite:///{path}")
+        try:
+            await use(database)
+        finally:
+            database.close()
+
+    asyncio.run(main())
+
+
+def machines(database: Database) -> MachineStore:
+    return MachineStore(database, POLICY, utc_now)
+
+
+def accept(edit: Edit) -> None:
+    edit.desire(Desired(acceptance=Acceptance.ACCEPTED, revision=1))
+
+
+def test_migrations_give_the_tables(tmp_path: Path) -> None:
+    """A column was added to the tables and no migration makes it."""
+
+    async def use(database: Database) -> None:
+        def differences(session: Session) -> list[object]:
+            context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+            return compare_metadata(context, SQLModel.metadata)
+
+        assert await database.read(differences) == []
+
+    with_database(tmp_path / "db", use)
+
+
+def test_change_writes_event_and_outbox_at_once(tmp_path: Path) -> None:
+    """A change is made and the manager never hears of it, or it hears the same thing twice."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        outbox = Outbox(database, store.outbox_rang)
+        changed, absorbed = await store.identify(Evidence(macs=(MAC,)))
+        assert absorbed == ()
+        before = await outbox.after(0, 100)
+        assert [item.sequence for item in before] == list(range(1, len(before) + 1))
+        await store.change(changed.machine.id, accept)
+        news = await outbox.after(before[-1].sequence, 100)
+        assert [item.document["acceptance"] for item in news if item.kind == "observed"] == ["accepted"]
+        await store.change(changed.machine.id, lambda edit: None)
+        assert await outbox.after(news[-1].sequence, 100) == []
+        phases = [e.data["to"] for e in await store.events(None, 0, 100) if e.name == "phase.changed"]
+        assert phases == ["discovered", "preparing"]
+
+    with_database(tmp_path / "db", use)
+
+
+def test_failed_edit_changes_nothing(tmp_path: Path) -> None:
+    """Half a change stays behind, or takes the changes of others in its group down with it."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+
+        def broken(edit: Edit) -> None:
+            accept(edit)
+            edit.note("desired.changed")
+            raise RefusedError("no")
+
+        results = await asyncio.gather(
+            store.change(machine.id, broken),
+            store.note(machine.id, "kept.noted"),
+            return_exceptions=True,
+        )
+        assert isinstance(results[0], RefusedError)
+        assert (await store.get(machine.id)).desired.acceptance is Acceptance.PENDING
+        names = [event.name for event in await store.events(machine.id, 0, 100)]
+        assert "kept.noted" in names
+        assert "desired.changed" not in names
+
+    with_database(tmp_path / "db", use)
+
+
+def test_numbers_are_never_used_again(tmp_path: Path) -> None:
+    """After everything was acknowledged the counting starts anew, and the manager drops news as old."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        outbox = Outbox(database, store.outbox_rang)
+        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        last = (await outbox.after(0, 100))[-1].sequence
+        await outbox.acknowledge(last)
+        assert await outbox.after(0, 100) == []
+        await store.change(machine.id, accept)
+        assert (await outbox.after(0, 100))[0].sequence == last + 1
+        await outbox.skip_to(1000)
+        assert (await outbox.after(0, 100))[0].sequence == 1001
+        assert await outbox.next_sequence() == 1001 + len(await outbox.after(0, 100))
+
+    with_database(tmp_path / "db", use)
+
+
+def test_outbox_wakes_the_link(tmp_path: Path) -> None:
+    """News lie in the outbox until the next reconnect."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        outbox = Outbox(database, store.outbox_rang)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            waiting = group.create_task(outbox.wait(0))
+            await store.identify(Evidence(macs=(MAC,)))
+            await waiting
+
+    with_database(tmp_path / "db", use)
+
+
+def test_ticket_is_good_once(tmp_path: Path) -> None:
+    """A ticket serves a second machine, another purpose, or for ever."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        tickets = TicketStore(database, lambda: now)
+        ticket = (await tickets.mint(AGENT, machine.id, timedelta(minutes=5))).reveal()
+        assert await tickets.redeem(AGENT, ticket, "nonce-1") == machine.id
+        assert await tickets.redeem(AGENT, ticket, "nonce-1") == machine.id
+        with pytest.raises(RefusedError, match="used by another"):
+            await tickets.redeem(AGENT, ticket, "nonce-2")
+        with pytest.raises(RefusedError, match="unknown"):
+            await tickets.redeem("install", ticket, "nonce-1")
+        fresh = (await tickets.mint(AGENT, machine.id, timedelta(minutes=5))).reveal()
+        now += timedelta(minutes=6)
+        with pytest.raises(RefusedError, match="expired"):
+            await tickets.redeem(AGENT, fresh, "nonce-1")
+
+    with_database(tmp_path / "db", use)
+
+
+def test_bmc_is_bound_once_and_sealed(tmp_path: Path) -> None:
+    """A password lies readable in the file, or two machines share a BMC because they share a serial."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        bmcs = BmcStore(database, Sealer.open(tmp_path / "key"))
+        first = (await store.identify(Evidence(macs=(MAC,), serial="SAME")))[0].machine
+        bmc = Bmc("10.0.0.1", "ops", Secret("correct horse"))
+        await bmcs.replace_all([BmcAssignment(bmc, "serial", "SAME")])
+        second = (await store.identify(Evidence(macs=(MacAddress("52:54:00:00:00:02"),), serial="SAME")))[0].machine
+        assert second.id != first.id
+        assert await bmcs.of(first.id) == bmc
+        assert await bmcs.of(second.id) is None
+        await bmcs.replace_all([BmcAssignment(replace(bmc, password=Secret("new")), "serial", "SAME")])
+        found = await bmcs.of(first.id)
+        assert found is not None
+        assert found.password.reveal() == "new"
+
+    with_database(tmp_path / "db", use)
+    assert b"correct horse" not in (tmp_path / "db").read_bytes()
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_another_key_is_explained(tmp_path: Path) -> None:
+    """A database restored without its key fails with a traceback deep inside a library."""
+    sealed = Sealer.open(tmp_path / "one").seal(Secret("x"))
+    with pytest.raises(PermanentError, match="another key"):
+        Sealer.open(tmp_path / "two").unseal(sealed)
+
+
+def test_unknown_machine(tmp_path: Path) -> None:
+    """A machine that is not there is a traceback."""
+
+    async def use(database: Database) -> None:
+        with pytest.raises(NotFoundError):
+            await machines(database).change("m-none", accept)
+
+    with_database(tmp_path / "db", use)
+
+
+def test_unusable_database_is_explained(tmp_path: Path) -> None:
+    """A file that is no database, or a folder that is not there, gives a traceback at start."""
+    (tmp_path / "db").write_bytes(b"this is no database, " * 100)
+    with pytest.raises(PermanentError, match="cannot be used"):
+        Database.open(f"sqlite:///{tmp_path}/db")
+    with pytest.raises(PermanentError, match="cannot be used"):
+        Database.open(f"sqlite:///{tmp_path}/none/db")
+
+
+KILLED = """
+import asyncio, sys
+from datetime import datetime, UTC
+from provider.domain.lease import Lease
+from provider.store.database import Database
+from provider.store.leases import LeaseStore
+
+async def main():
+    leases = LeaseStore(Database.open(sys.argv[1]))
+    async def one(n):
+        address = f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}"
+        await leases.save(Lease(address, "52:54:00:00:00:01", "eth0", datetime.now(UTC)))
+        print(address, flush=True)
+    n = 0
+    while True:
+        await asyncio.gather(*(one(n + i) for i in range(50)))
+        n += 50
+asyncio.run(main())
+"""
+
+
+def test_saved_lease_survives_kill(tmp_path: Path) -> None:
+    """A lease whose `save` returned is gone after `kill -9` (invariant 4), or the database needs repair (9)."""
+    url = f"sqlite:///{tmp_path}/db"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    promised = [process.stdout.readline().strip() for _ in range(1000)]
+    os.kill(process.pid, signal.SIGKILL)
+    promised += process.stdout.read().split()
+    process.wait()
+    process.stdout.close()
+
+    async def use(database: Database) -> None:
+        kept = {lease.address for lease in await LeaseStore(database).load()}
+        assert set(promised) - kept == set()
+
+    with_database(tmp_path / "db", use)
+
+
+def test_lease_is_replaced_and_released(tmp_path: Path) -> None:
+    """A renewed lease appears twice, or a released one stays."""
+
+    async def use(database: Database) -> None:
+        leases = LeaseStore(database)
+        lease = Lease("10.0.0.9", MAC, "eth0", datetime(2026, 1, 1, tzinfo=UTC))
+        later = replace(lease, expires_at=datetime(2026, 1, 2, tzinfo=UTC))
+        await leases.save(lease)
+        await leases.save(later)
+        assert await leases.load() == [later]
+        await leases.release("eth0", "10.0.0.9")
+        assert await leases.load() == []
+
+    with_database(tmp_path / "db", use)
+
+
+def test_answered_requests_survive(tmp_path: Path) -> None:
+    """After a restart a wipe that was done is due again."""
+
+    async def write(database: Database) -> None:
+        store = machines(database)
+        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        await store.change(machine.id, accept)
+        await store.change(machine.id, lambda edit: edit.record(RecordKind.WIPE, ""))
+
+    async def read(database: Database) -> None:
+        machine = (await machines(database).all())[0]
+        assert not lifecycle.requires_wipe(machine.desired, machine.facts)
+
+    with_database(tmp_path / "db", write)
+    with_database(tmp_path / "db", read)
+
+
+def test_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+    """A commit that fails is reported as done, or ends the writer for good."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
+    lease = Lease("10.0.0.9", MAC, "eth0", datetime(2026, 1, 1, tzinfo=UTC))
+
+    async def use(database: Database) -> None:
+        leases = LeaseStore(database)
+        await leases.save(lease)
+        filler = tmp_path / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(TemporaryError, match="did not take a change"):
+            for number in range(1000):
+                await leases.save(replace(lease, address=f"10.0.1.{number}"))
+        filler.unlink()
+        await leases.save(replace(lease, address="10.0.0.10"))
+        assert "10.0.0.10" in {kept.address for kept in await leases.load()}
+
+    try:
+        with_database(tmp_path / "db", use)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
