@@ -16,9 +16,10 @@ from dataclasses import asdict, replace
 from provider.domain.bmc import PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.event import Event
-from provider.domain.machine import Acceptance, Desired, Machine
+from provider.domain.machine import Acceptance, Desired, Machine, RecordKind
+from provider.domain.operation import Operation
 from provider.kit.jsontypes import JsonObject
-from provider.planning import observed
+from provider.planning import lifecycle, observed
 from provider.planning.lifecycle import Plan
 from provider.reconcile.desired import difference
 from provider.reconcile.machines import Machines
@@ -56,7 +57,7 @@ class OperatorDesk:
         """One summary a machine."""
         summaries = []
         for machine in await self._machines.store.all():
-            machine, plan = await self._machines.plan(machine.id)  # noqa: PLW2901 - the same one, as of now
+            machine, plan = await self._machines.plan(machine.id)
             summaries.append(_summary(machine, plan))
         return summaries
 
@@ -216,19 +217,29 @@ def _times(machine: Machine) -> JsonObject:
 
 def _facts(machine: Machine) -> list[tuple[str, object]]:
     desired, facts = machine.desired, machine.facts
-    operation = facts.operation
+    script = facts.last_script_mode
     return [
-        ("acceptance", desired.acceptance.value), ("cordoned", desired.cordoned), ("allocation", None if
-        desired.allocation is None else desired.allocation.profile), ("wipe id", desired.wipe_id or "(first)"), ("wiped
-        for", [record.request_id or "(first)" for record in facts.records if record.kind.value == "wipe"]),
-        ("installs", sum(record.kind.value == "install" for record in facts.records)), ("power",
-        facts.power.state.value), ("power read at", observed.plain(facts.power.at)), ("agent connected",
-        facts.agent.connected), ("BMC", None if facts.bmc is None else facts.bmc.name), ("BMC error", None if facts.bmc
-        is None else facts.bmc.last_error), ("operation", None if operation is None else f"{operation.kind.value}
-        {operation.state.value} {operation.percent} %"), ("last script", None if facts.last_script_mode is None else
-        facts.last_script_mode.value), ("last script at", observed.plain(facts.last_script_at)), ("last power-on by
-        us", observed.plain(facts.last_power_on_at)), ("last reboot by us", observed.plain(facts.last_reboot_at)),
+        ("acceptance", desired.acceptance.value),
+        ("cordoned", desired.cordoned),
+        ("allocation", None if desired.allocation is None else desired.allocation.profile),
+        ("wipe id", desired.wipe_id or "(first)"),
+        ("wiped for", [record.request_id or "(first)" for record in lifecycle.records_of(facts, RecordKind.WIPE)]),
+        ("installs", len(lifecycle.records_of(facts, RecordKind.INSTALL))),
+        ("power", facts.power.state.value),
+        ("power read at", observed.plain(facts.power.at)),
+        ("agent connected", facts.agent.connected),
+        ("BMC", None if facts.bmc is None else facts.bmc.name),
+        ("BMC error", None if facts.bmc is None else facts.bmc.last_error),
+        ("operation", None if facts.operation is None else _operation(facts.operation)),
+        ("last script", None if script is None else script.value),
+        ("last script at", observed.plain(facts.last_script_at)),
+        ("last power-on by us", observed.plain(facts.last_power_on_at)),
+        ("last reboot by us", observed.plain(facts.last_reboot_at)),
     ]
+
+
+def _operation(operation: Operation) -> str:
+    return f"{operation.kind.value} {operation.state.value} {operation.percent} %"
 
 
 def _step(plan: Plan) -> object:

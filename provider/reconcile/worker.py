@@ -21,8 +21,8 @@ from structlog.contextvars import bound_contextvars
 from provider.bmc.base import Power
 from provider.domain.bmc import Bmc, PowerAction, PowerState
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, TemporaryError
-from provider.domain.machine import Machine, RecordKind
-from provider.domain.operation import Operation, OperationKind, OperationState
+from provider.domain.machine import Machine
+from provider.domain.operation import Operation, OperationState
 from provider.kit import backoff
 from provider.planning import lifecycle
 from provider.planning.lifecycle import Answer, Interrupt, Operate, Plan, ReadPower, SetPower
@@ -44,7 +44,7 @@ MOST_BACKOFF = timedelta(minutes=10)
 class Powers(Protocol):
     """Where a worker gets the way to a BMC from; `bmc.base.BmcPool` is one."""
 
-    def power(self, bmc: Bmc) -> Power: ...  # noqa: D102
+    def power(self, bmc: Bmc) -> Power: ...
 
 
 class Workers:
