@@ -1,0 +1,51 @@
+"""Trying again, for ever if need be: a provider may be away for hours, and the machine has nothing better to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from provider.agent.console import say
+from provider.domain.errors import TemporaryError
+
+T = TypeVar("T")
+
+_FIRST_SECONDS = 1.0
+_MOST_SECONDS = 30.0
+
+
+class GaveUpError(Exception):
+    """It did not work for as long as we were told to try; the message is that of the last failure."""
+
+
+def until_done(
+    attempt: Callable[[], T],
+    *,
+    at_most_seconds: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """
+    Call `attempt` until it does not raise TemporaryError, pausing 1, 2, 4 ... 30 s; says each new kind of failure.
+
+    Raises:
+        GaveUpError: After `at_most_seconds` of failures.
+    """
+    deadline = None if at_most_seconds is None else clock() + at_most_seconds
+    pause, said = _FIRST_SECONDS, ""
+    while True:
+        try:
+            return attempt()
+        except TemporaryError as error:
+            if deadline is not None and clock() >= deadline:
+                raise GaveUpError(str(error)) from error
+            if str(error) != said:
+                said = str(error)
+                say(f"{said}{_in_brackets(error.hint)}; trying again")
+            sleep(pause)
+            pause = min(pause * 2, _MOST_SECONDS)
+
+
+def _in_brackets(hint: str) -> str:
+    return f" ({hint})" if hint else ""
