@@ -5,9 +5,9 @@ The agent dials; the provider never does. Paths and bodies:
 
 | Request | Body | Answer |
 |---|---|---|
-| `POST /agent/v1/enrol` | `Enrolment` | 200 `Enrolled`; 403 if the ticket is unknown, used by another, expired or not this machine's |
+| `POST /agent/v1/enrol` | `Enrolment` | 200 `Enrolled`; 403 if the ticket is not good for this machine now |
 | `PUT /agent/v1/inventory` | `domain.inventory.Inventory` | 204 |
-| `GET /agent/v1/work?wait=SECONDS` | | 200 `Work`, or 204 when there is nothing within `wait`; each call is a sign of life |
+| `GET /agent/v1/work?wait=SECONDS` | | 200 `Work`, or 204 when nothing came within `wait`; a sign of life |
 | `POST /agent/v1/operations/ID/progress` | `Progress` | 204; 410 if the operation is no longer wanted: stop it |
 | `POST /agent/v1/operations/ID/result` | `Result` | 204; sent again until answered |
 | `POST /agent/v1/installed` | `Installed` | 204; authorised by the install ticket of the boot script |

@@ -1,0 +1,86 @@
+"""Sockets of one interface, and errors that say what to do when one cannot be had."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from provider.domain import mac as macs
+from provider.domain.errors import PermanentError
+from provider.domain.mac import MacAddress
+
+_SIOCGIFADDR = 0x8915
+_SIOCGIFNETMASK = 0x891B
+
+
+def bind_udp(interface: str, port: int, *, broadcast: bool = False, address: str = "") -> socket.socket:
+    """
+    A non-blocking UDP socket that hears and speaks on one interface only.
+
+    Raises:
+        PermanentError: If the privilege is missing, the port is taken, or there is no such interface.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        if broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.bind((address, port))
+    except OSError as error:
+        sock.close()
+        raise unusable(error, f"UDP port {port} on {interface}", f"ss -ulpn 'sport = :{port}'") from error
+    return sock
+
+
+def unusable(error: OSError, what: str, command: str) -> PermanentError:
+    """Translate the failure to open a socket; `command` shows who has it."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        hint = "run as root, or give CAP_NET_BIND_SERVICE and CAP_NET_RAW as the systemd unit does"
+        return PermanentError(f"no privilege to open {what}", hint=hint)
+    if error.errno == errno.EADDRINUSE:
+        return PermanentError(f"{what} is taken by another program", hint=f"see which one: {command}")
+    if error.errno == errno.ENODEV:
+        return PermanentError(f"cannot open {what}: there is no such interface", hint="list them with: ip -br addr")
+    return PermanentError(f"cannot open {what}: {error.strerror}")
+
+
+def interface_address(name: str) -> IPv4Interface:
+    """
+    The first IPv4 address of an interface, with its netmask.
+
+    Raises:
+        PermanentError: If there is no such interface, or it has none.
+    """
+    request = struct.pack("256s", name.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            address = fcntl.ioctl(sock.fileno(), _SIOCGIFADDR, request)[20:24]
+            netmask = fcntl.ioctl(sock.fileno(), _SIOCGIFNETMASK, request)[20:24]
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise PermanentError(
+                    f"there is no interface {name}", hint="list them with `ip -br addr` and mend network.interfaces"
+                ) from error
+            raise PermanentError(
+                f"interface {name} has no IPv4 address", hint=f"give it one: ip addr add ADDRESS/PREFIX dev {name}"
+            ) from error
+    network = IPv4Network((int.from_bytes(address, "big"), str(IPv4Address(netmask))), strict=False)
+    return IPv4Interface(f"{IPv4Address(address)}/{network.prefixlen}")
+
+
+def neighbour(address: str, table: Path = Path("/proc/net/arp")) -> MacAddress | None:
+    """The MAC address behind an IPv4 address of a connected network, as the kernel knows it."""
+    try:
+        lines = table.read_text().splitlines()[1:]
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split()
+        if len(fields) >= 4 and fields[0] == address and fields[3] != "00:00:00:00:00:00":
+            return macs.parse(fields[3])
+    return None

@@ -1,0 +1,250 @@
+"""
+DHCP messages: RFC 2131 section 2, options as in RFC 2132, long options as in RFC 3396, overload as in RFC 2132 9.3.
+
+`decode` and `encode` are the hot path of a boot storm, so they are plain slices and one `struct` each. Options are kept as
+raw bytes by code; the accessors of `Packet` and the `encode_*` helpers know the shapes of those that we use.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from ipaddress import IPv4Address
+
+from provider.domain import mac as macs
+from provider.domain.errors import MalformedPacketError
+from provider.domain.mac import MacAddress
+
+BOOTREQUEST = 1
+BOOTREPLY = 2
+BROADCAST_FLAG = 0x8000
+MAGIC = b"\x63\x82\x53\x63"
+NOWHERE = IPv4Address(0)
+
+_HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
+_MINIMUM = _HEADER.size  # 240: header and magic cookie.
+_SHORTEST_SENT = 300  # BOOTP clients and some relays drop anything shorter (RFC 1542 section 2.1).
+
+
+class MessageType(IntEnum):
+    """Option 53 (RFC 2132 section 9.6)."""
+
+    DISCOVER = 1
+    OFFER = 2
+    REQUEST = 3
+    DECLINE = 4
+    ACK = 5
+    NAK = 6
+    RELEASE = 7
+    INFORM = 8
+
+
+class Option(IntEnum):
+    """The options that we read or write; RFC 2132 unless another is named."""
+
+    PAD = 0
+    SUBNET_MASK = 1
+    ROUTER = 3
+    DNS = 6
+    HOST_NAME = 12
+    DOMAIN_NAME = 15
+    BROADCAST_ADDRESS = 28
+    VENDOR_SPECIFIC = 43
+    REQUESTED_ADDRESS = 50
+    LEASE_TIME = 51
+    OVERLOAD = 52
+    MESSAGE_TYPE = 53
+    SERVER_ID = 54
+    PARAMETER_LIST = 55
+    MESSAGE = 56
+    MAXIMUM_SIZE = 57
+    RENEWAL_TIME = 58
+    REBINDING_TIME = 59
+    VENDOR_CLASS = 60
+    CLIENT_ID = 61
+    TFTP_SERVER_NAME = 66
+    BOOT_FILE_NAME = 67
+    USER_CLASS = 77  # RFC 3004
+    RELAY_AGENT = 82  # RFC 3046
+    CLIENT_ARCH = 93  # RFC 4578 section 2.1
+    CLIENT_UUID = 97  # RFC 4578 section 2.3
+    TFTP_SERVER_ADDRESS = 150  # RFC 5859
+    IPXE = 175  # Encapsulated options of iPXE (ipxe.org/howto/dhcpd)
+    END = 255
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One message. Addresses that are not set are 0.0.0.0; `options` hold raw values by code, in order."""
+
+    op: int
+    xid: int
+    chaddr: MacAddress
+    options: Mapping[int, bytes] = field(default_factory=dict)
+    hops: int = 0
+    secs: int = 0
+    flags: int = 0
+    ciaddr: IPv4Address = NOWHERE
+    yiaddr: IPv4Address = NOWHERE
+    siaddr: IPv4Address = NOWHERE
+    giaddr: IPv4Address = NOWHERE
+    sname: bytes = b""
+    """At most 64 bytes; empty where option 52 says that it holds options."""
+    file: bytes = b""
+    """At most 128 bytes, likewise."""
+
+    @property
+    def message_type(self) -> MessageType | None:
+        """Option 53, or None for plain BOOTP or an unknown type."""
+        value = self.options.get(Option.MESSAGE_TYPE, b"")
+        if len(value) != 1 or not 1 <= value[0] <= len(MessageType):
+            return None
+        return MessageType(value[0])
+
+    @property
+    def wants_broadcast(self) -> bool:
+        """The client cannot receive unicast before it has an address (RFC 2131 section 4.1)."""
+        return bool(self.flags & BROADCAST_FLAG)
+
+    def address(self, code: Option) -> IPv4Address | None:
+        """An option that holds one address; None if it is missing or has another length."""
+        value = self.options.get(code, b"")
+        return IPv4Address(value) if len(value) == 4 else None
+
+    def text(self, code: Option) -> str:
+        """An option that holds text; NUL ends it, other bytes than ASCII are replaced."""
+        return self.options.get(code, b"").split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def decode(raw: bytes) -> Packet:
+    """
+    Parse one DHCP message (RFC 2131 section 2) from a UDP payload of at least 240 bytes.
+
+    Raises:
+        MalformedPacketError: If `raw` is not a DHCP message on Ethernet; names the field and its offset in bytes.
+    """
+    if len(raw) < _MINIMUM:
+        raise MalformedPacketError(f"only {len(raw)} bytes, less than {_MINIMUM}", field="header", offset=len(raw))
+    op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname, file, magic = (
+        _HEADER.unpack_from(raw)
+    )
+    if op not in (BOOTREQUEST, BOOTREPLY):
+        raise MalformedPacketError(f"op is {op}", field="op", offset=0)
+    if htype != 1 or hlen != 6:
+        raise MalformedPacketError(f"hardware type {htype} with {hlen} bytes, not Ethernet", field="htype", offset=1)
+    if magic != MAGIC:
+        raise MalformedPacketError("the magic cookie is missing", field="magic", offset=236)
+    options: dict[int, bytes] = {}
+    _options(raw, _MINIMUM, len(raw), options)
+    overload = options.pop(Option.OVERLOAD, b"\0")[:1]
+    if overload in (b"\1", b"\3"):
+        _options(raw, 108, 236, options)
+        file = b""
+    if overload in (b"\2", b"\3"):
+        _options(raw, 44, 108, options)
+        sname = b""
+    options.pop(Option.OVERLOAD, None)
+    return Packet(
+        op=op,
+        xid=xid,
+        chaddr=macs.from_bytes(chaddr[:6]),
+        options=options,
+        hops=hops,
+        secs=secs,
+        flags=flags,
+        ciaddr=IPv4Address(ciaddr),
+        yiaddr=IPv4Address(yiaddr),
+        siaddr=IPv4Address(siaddr),
+        giaddr=IPv4Address(giaddr),
+        sname=sname.rstrip(b"\0"),
+        file=file.rstrip(b"\0"),
+    )
+
+
+def encode(packet: Packet) -> bytes:
+    """
+    Build the UDP payload, padded to 300 bytes. Options stand in the order of the mapping, message type first as
+    RFC 2131 section 4.3.1 has it; values over 255 bytes are split (RFC 3396).
+    """
+    header = _HEADER.pack(
+        packet.op,
+        1,
+        6,
+        packet.hops,
+        packet.xid,
+        packet.secs,
+        packet.flags,
+        packet.ciaddr.packed,
+        packet.yiaddr.packed,
+        packet.siaddr.packed,
+        packet.giaddr.packed,
+        macs.to_bytes(packet.chaddr),
+        packet.sname,
+        packet.file,
+        MAGIC,
+    )
+    parts = [header]
+    for code, value in packet.options.items():
+        if not value:
+            parts.append(bytes((code, 0)))
+        for start in range(0, len(value), 255):
+            chunk = value[start : start + 255]
+            parts.append(bytes((code, len(chunk))) + chunk)
+    parts.append(b"\xff")
+    return b"".join(parts).ljust(_SHORTEST_SENT, b"\0")
+
+
+def encode_addresses(*addresses: IPv4Address) -> bytes:
+    """The value of an option that is a list of addresses."""
+    return b"".join(address.packed for address in addresses)
+
+
+def encode_seconds(seconds: int) -> bytes:
+    """The value of an option that is a time in seconds; 0xffffffff means for ever."""
+    return struct.pack("!I", max(0, min(seconds, 0xFFFFFFFF)))
+
+
+def decode_suboptions(value: bytes) -> dict[int, bytes]:
+    """Encapsulated options (43, 82, 175): tag, length, value. What is cut short is left out, as clients do."""
+    found: dict[int, bytes] = {}
+    position = 0
+    while position < len(value):
+        code = value[position]
+        if code == Option.PAD:
+            position += 1
+            continue
+        if code == Option.END or position + 1 >= len(value):
+            break
+        end = position + 2 + value[position + 1]
+        if end > len(value):
+            break
+        found[code] = value[position + 2 : end]
+        position = end
+    return found
+
+
+def encode_suboptions(options: Mapping[int, bytes], *, end: bool = False) -> bytes:
+    """The other way; `end` adds the 255 that option 43 of PXE wants (RFC 2132 section 8.4)."""
+    body = b"".join(bytes((code, len(value))) + value for code, value in options.items())
+    return body + b"\xff" if end else body
+
+
+def _options(raw: bytes, start: int, stop: int, into: dict[int, bytes]) -> None:
+    """Read options from raw[start:stop]; a code that comes again is a continuation (RFC 3396 section 5)."""
+    position = start
+    while position < stop:
+        code = raw[position]
+        if code == 0:
+            position += 1
+            continue
+        if code == 255:
+            return
+        if position + 1 >= stop:
+            raise MalformedPacketError("the option has no length", field=f"option {code}", offset=position)
+        end = position + 2 + raw[position + 1]
+        if end > stop:
+            raise MalformedPacketError("the option runs over the end", field=f"option {code}", offset=position)
+        into[code] = into.get(code, b"") + raw[position + 2 : end]
+        position = end
