@@ -155,16 +155,17 @@ class DhcpServer:
         asked = Asked(packet, source, port, self._watch.may_netboot(packet.chaddr))
         decision = offer.decide(asked, scope, self._tables.get(scope.interface), now)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port)
-        match decision:
-            case Ignore():
-                self._ignored(packet, decision)
-            case Forget(lease=lease):
-                self._save(lease, lambda: self._watch.note(packet.chaddr, decision.event, address=lease.address))
-            case Reply(lease=None):
-                self._send(sock, decision, now)
-            case Reply(lease=lease):
-                assert lease is not None
-                self._save(lease, lambda: self._send(sock, decision, now))
+        if isinstance(decision, Ignore):
+            self._ignored(packet, decision)
+        elif isinstance(decision, Forget):
+            address = decision.lease.address
+            event = decision.event
+            self._save(decision.lease, lambda: self._watch.note(packet.chaddr, event, address=address))
+        elif decision.lease is None:
+            self._send(sock, decision, now)
+        else:
+            reply = decision
+            self._save(decision.lease, lambda: self._send(sock, reply, now))
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:
