@@ -53,8 +53,8 @@ NOT_FOLLOWED = frozenset(
         "linux-firmware", "wireless-regdb", "thermald",
         # Python's way onto one, and parts of it that are left out of the image.
         "debconf", "debconf-2.0", "dpkg", "media-types", "mime-support", "mailcap", "tzdata", "netbase",
-        "python3-minimal",        "libsqlite3-0", "libncursesw6", "libreadline8", "libreadline8t64", "readline-common", "libdb5.3", "libdb5.3t64",
-        "libnsl2", "libtirpc3", "libtirpc3t64", "libgcc-s1", "gcc-12-base", "lsb-base",
+        "python3-minimal", "libsqlite3-0", "libncursesw6", "libreadline8", "libreadline8t64", "readline-common",
+        "libdb5.3", "libdb5.3t64", "libnsl2", "libtirpc3", "libtirpc3t64", "libgcc-s1", "gcc-12-base", "lsb-base",
     }
 )  # fmt: skip
 """Dependencies that are not downloaded: they are needed to install a package, or by parts of it that we do not take."""

@@ -33,7 +33,7 @@ _TRANSPORTS = (
 """Part of the device's path in sysfs to transport, nearest to the machine first: a USB disk is also a SCSI disk."""
 
 
-def read(sysfs: Path, note_problem: Callable[[str], None]) -> tuple[Disk, ...]:
+def read(sysfs: Path = Path("/sys"), note_problem: Callable[[str], None] | None = None) -> tuple[Disk, ...]:
     """List disks by name; one that cannot be read is left out and noted."""
     found = []
     for folder in sorted((sysfs / "class/block").iterdir()):
@@ -41,7 +41,8 @@ def read(sysfs: Path, note_problem: Callable[[str], None]) -> tuple[Disk, ...]:
             try:
                 found.append(read_one(folder))
             except (OSError, ValueError) as error:
-                note_problem(f"disk {folder.name} could not be read: {error}")
+                if note_problem:
+                    note_problem(f"disk {folder.name} could not be read: {error}")
     return tuple(found)
 
 
