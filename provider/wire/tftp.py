@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from tftpy import TftpPacketTypes as packets
+from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketOACK
 
 from provider.domain.errors import MalformedPacketError
 
@@ -88,14 +88,14 @@ def decode(raw: bytes) -> Message:
 
 def encode_data(block: int, chunk: bytes) -> bytes:
     """DATA; `block` counts from 1 and wraps to 0 after 65535."""
-    packet = packets.TftpPacketDAT()
+    packet = TftpPacketDAT()
     packet.blocknumber, packet.data = block % 65536, chunk
     return bytes(packet.encode().buffer)
 
 
 def encode_options(options: dict[str, str]) -> bytes:
     """OACK (RFC 2347)."""
-    packet = packets.TftpPacketOACK()
+    packet = TftpPacketOACK()
     packet.options = dict(options)
     return bytes(packet.encode().buffer)
 

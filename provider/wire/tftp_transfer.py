@@ -134,7 +134,7 @@ class Transfer:
         last = min(self.acknowledged + self.agreed.window_size, self.blocks)
         ahead = (block - self.acknowledged) % WRAP
         reached = self.acknowledged + ahead
-        return reached if 0 < ahead and reached <= last else None
+        return reached if ahead and reached <= last else None
 
     def _send(self, now: float) -> list[bytes]:
         self.deadline = now + self.agreed.retry_after

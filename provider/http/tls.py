@@ -1,0 +1,163 @@
+"""
+The provider's own certificate authority, made at the first start and kept for good: agents pin it.
+
+`STATE/tls` holds `ca.pem`, `ca.key`, `server.pem`, `server.key`. Each file is written whole or not at all, keys with mode
+0600, the CA's key before its certificate: a crash between any two files leaves what the next start completes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from provider.domain.errors import PermanentError
+from provider.wire.agent import SERVER_NAME
+
+_SLACK = timedelta(days=1)
+"""Clocks of machines are behind."""
+
+_CA_LIFE = timedelta(days=365 * 30)
+_SERVER_LIFE = timedelta(days=365 * 2)
+_RENEW_BEFORE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The CA and the server certificate that it signed."""
+
+    ca_pem: bytes
+    ca_sha256: str
+    """SHA-256 of the CA certificate in DER, lower-case hex: what the kernel line pins."""
+    _certificate: Path
+    _key: Path
+
+    @classmethod
+    def open(cls, folder: Path, now: datetime) -> Authority:
+        """
+        Read what is there, make what is missing, renew a server certificate that expires within 30 days; blocks.
+
+        Raises:
+            PermanentError: If the folder cannot be used or a file in it is damaged.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ca_key = _key(folder / "ca.key")
+            ca = _ca(folder / "ca.pem", ca_key, now)
+            _server(folder, ca, ca_key, now)
+        except (OSError, ValueError) as error:
+            raise PermanentError(
+                f"the certificates in {folder} cannot be used: {error}",
+                hint="restore the folder from a backup; if you remove it, running agents must boot again",
+            ) from error
+        der = ca.public_bytes(serialization.Encoding.DER)
+        pem = ca.public_bytes(serialization.Encoding.PEM)
+        return cls(pem, hashlib.sha256(der).hexdigest(), folder / "server.pem", folder / "server.key")
+
+    def server_context(self) -> ssl.SSLContext:
+        """For the listener."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._certificate, self._key)
+        return context
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError(f"{path.name} is not an elliptic curve key")
+        return key
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write(path, encoded, 0o600)
+    return key
+
+
+def _ca(path: Path, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+    if path.exists():
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bootwright provider CA")])
+    certificate = (
+        _builder(name, name, key.public_key(), now, _CA_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    return certificate
+
+
+def _server(folder: Path, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime) -> None:
+    path = folder / "server.pem"
+    key = _key(folder / "server.key")
+    if path.exists() and _still_good(x509.load_pem_x509_certificate(path.read_bytes()), ca, key, now):
+        return
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
+    certificate = (
+        _builder(name, ca.subject, key.public_key(), now, _SERVER_LIFE)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+
+
+def _still_good(
+    certificate: x509.Certificate, ca: x509.Certificate, key: ec.EllipticCurvePrivateKey, now: datetime
+) -> bool:
+    ours = certificate.public_key() == key.public_key() and certificate.issuer == ca.subject
+    return ours and certificate.not_valid_after_utc - now > _RENEW_BEFORE
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SLACK)
+        .not_valid_after(now + life)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
