@@ -8,12 +8,14 @@ end in the state that was asked for last. A machine that dies or switches itself
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
 
 import structlog
 
+from provider.domain.errors import PermanentError
 from provider.lab.bmc import VirtualBmc
 from provider.lab.processes import tail
 from provider.lab.qemu import Accelerator, Files, Hardware, Qemu
@@ -72,6 +74,20 @@ class LabMachine:
         async with self._changed:
             await self._changed.wait_for(lambda: self.is_on is on)
 
+    async def die(self) -> None:
+        """Break down, as hardware does: nobody asked for it, and the BMC finds out by itself."""
+        if self._qemu is not None:
+            await self._qemu.pull_plug()
+
+    async def console_says(self, words: str, times: int = 1) -> None:
+        """Wait until the words have come over the serial port so often since it was first used; needs power."""
+        reader, writer = await asyncio.open_unix_connection(self.files.console_socket)
+        with contextlib.closing(writer):
+            # Whatever comes is in the log before it is here.
+            while self.files.console_log.read_bytes().count(words.encode()) < times:
+                if not await reader.read(4096):
+                    raise PermanentError(f"{self.name} went off before its console said {words!r}")
+
     async def close(self) -> None:
         """Pull the plug and end the BMC."""
         if self._qemu is not None:
@@ -99,8 +115,8 @@ class LabMachine:
         disk_first = self._boot_override == "default"
         self._boot_override = "none"
         self.bmc.switch.show("boot", "none")
-        qemu = await Qemu.start(self.hardware, self.files, self.accelerator, disk_first=disk_first)
         self.powered_on_at.append(time.time())
+        qemu = await Qemu.start(self.hardware, self.files, self.accelerator, disk_first=disk_first)
         await self._show(qemu)
         tasks.create_task(self._until_off(qemu), name=f"power of {self.name}")
 

@@ -11,6 +11,7 @@ The process ends when the machine switches itself off, and only then; a reset by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
@@ -33,6 +34,8 @@ QEMU = "qemu-system-x86_64"
 OVMF_FOLDERS = (Path("/usr/share/OVMF"), Path("/usr/share/edk2/x64"))
 KVM_PROBE_SECONDS = 5.0
 QMP_SECONDS = 5.0
+START_SECONDS = 20.0
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,6 @@ def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, 
     line += ["-uuid", hardware.uuid]
     line += ["-smbios", f"type=1,manufacturer=Bootwright,product=Lab machine,serial={hardware.serial}"]
     line += ["-smbios", f"type=2,manufacturer=Bootwright,product=Lab board,serial={hardware.serial}-BOARD"]
-    line += ["-qmp", f"unix:{files.control_socket},server=on,wait=off"]
     line += ["-chardev", f"socket,id=console,path={files.console_socket},server=on,wait=off,logappend=on"]
     line[-1] += f",logfile={files.console_log}"
     line += ["-serial", "chardev:console"]
@@ -102,6 +104,8 @@ def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, 
         line += _disk(disk, index, hardware.disk_bytes_per_second)
     if hardware.firmware is FirmwareKind.UEFI:
         line += _uefi(files)
+    # The last one, because its socket tells that all others are there.
+    line += ["-qmp", f"unix:{files.control_socket},server=on,wait=off"]
     return line
 
 
@@ -159,11 +163,19 @@ class Qemu:
     async def start(
         cls, hardware: Hardware, files: Files, accelerator: Accelerator, *, disk_first: bool = False
     ) -> Qemu:
-        """Switch the machine on; UEFI variables are made when there are none yet."""
+        """
+        Switch the machine on; UEFI variables are made when there are none yet.
+
+        Raises:
+            PermanentError: If QEMU does not start; says what it said.
+        """
         if hardware.firmware is FirmwareKind.UEFI and not files.uefi_variables.exists():
             shutil.copyfile(ovmf_file("OVMF_VARS_4M.fd"), files.uefi_variables)
         line = command_line(hardware, files, accelerator, disk_first=disk_first)
-        return cls(await processes.Process.start(QEMU, line, files.log), files)
+        files.control_socket.unlink(missing_ok=True)
+        qemu = cls(await processes.Process.start(QEMU, line, files.log), files)
+        await qemu._wait_until_it_answers()
+        return qemu
 
     async def wait(self) -> int:
         """Wait until it is off, whoever did it; gives QEMU's exit status."""
@@ -180,6 +192,16 @@ class Qemu:
     async def press_power_button(self) -> None:
         """Ask the operating system to switch off, by ACPI; nothing happens when none listens."""
         await self._control("system_powerdown")
+
+    async def _wait_until_it_answers(self) -> None:
+        """The control socket is the last one that QEMU makes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while self._process.running:
+                    if self._files.control_socket.exists():
+                        return
+                    await asyncio.sleep(_LOOK_SECONDS)
+        raise PermanentError(f"QEMU does not start: {self._process.tail()}")
 
     async def _control(self, command: str) -> None:
         async with asyncio.timeout(QMP_SECONDS):

@@ -1,0 +1,219 @@
+"""
+Provider and manager as they run in production: processes of their own, with files of configuration and no back door.
+
+A daemon can be stopped, killed and started again at any time; one that ends without being told to ends the lab. Ready
+is when it answers on its UNIX socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from provider.domain.errors import PermanentError
+from provider.lab import network
+from provider.lab.bmc import PORT as BMC_PORT
+from provider.lab.machines import LabMachine
+from provider.lab.processes import Process
+from provider.lab.uplink import HOST
+
+log = structlog.get_logger()
+
+MANAGER_PORT = 9443
+UPLINK_PORT = 9444
+"""Where the provider finds the manager: the lab's uplink is in between."""
+
+_KNOCK_SECONDS = 0.05
+
+
+def bootwright(*arguments: str | Path) -> list[str | Path]:
+    """Command line of our own program, run from the same installation as the lab."""
+    return [sys.executable, "-P", "-m", "provider.cli.main", *arguments]
+
+
+class Daemon:
+    """One of our programs; `socket` is where it answers when it is ready."""
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], socket: Path, log_file: Path, patience: timedelta
+    ) -> None:
+        self.name = name
+        self.log_file = log_file
+        self.socket = socket
+        self._command = command
+        self._patience = patience
+        self._process: Process | None = None
+        self._up = asyncio.Event()
+
+    async def start(self) -> None:
+        """
+        Start it and wait until it answers.
+
+        Raises:
+            PermanentError: If it ends instead, or takes too long; says what it logged last.
+        """
+        self.socket.unlink(missing_ok=True)  # After a kill -9 the old one is still there, and answers nothing.
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._process = await Process.start(self.name, self._command, self.log_file, environment)
+        log.info("daemon.started", name=self.name, pid=self._process.pid)
+        try:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                await self._answers(self._process)
+        except TimeoutError as error:
+            raise PermanentError(f"the {self.name} is not ready after {self._patience}:\n{self._said()}") from error
+        self._up.set()
+        log.info("daemon.ready", name=self.name)
+
+    async def stop(self) -> None:
+        """End it in order, as systemd does."""
+        self._up.clear()
+        if self._process is not None:
+            await self._process.terminate()
+
+    async def kill(self) -> None:
+        """End it without a warning: SIGKILL."""
+        self._up.clear()
+        if self._process is not None:
+            await self._process.kill()
+            log.info("daemon.killed", name=self.name, pid=self._process.pid)
+
+    async def watch(self) -> None:
+        """
+        Wait until it ends by itself, however often it is killed and started again meanwhile.
+
+        Raises:
+            PermanentError: When that happens; says what it logged last.
+        """
+        while True:
+            await self._up.wait()
+            process = self._process
+            status = 0 if process is None else await process.wait()
+            if self._up.is_set() and self._process is process:
+                raise PermanentError(f"the {self.name} ended by itself with status {status}:\n{self._said()}")
+
+    async def _answers(self, process: Process) -> None:
+        while process.running:
+            try:
+                _, writer = await asyncio.open_unix_connection(self.socket)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(_KNOCK_SECONDS)
+                continue
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            return
+        raise PermanentError(f"the {self.name} does not start:\n{self._said()}")
+
+    def _said(self) -> str:
+        return self._process.tail() if self._process is not None else ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are in the folder of one run of the lab."""
+
+    folder: Path
+
+    @property
+    def provider_state(self) -> Path:
+        """The provider's own state."""
+        return self.folder / "provider"
+
+    @property
+    def manager_state(self) -> Path:
+        """The manager's own state, its certificate authority and its token."""
+        return self.folder / "manager"
+
+    @property
+    def configuration(self) -> Path:
+        """The provider's configuration file."""
+        return self.folder / "provider.yaml"
+
+    @property
+    def operator_socket(self) -> Path:
+        """The provider's operator API."""
+        return self.folder / "operator.sock"
+
+    @property
+    def manager_socket(self) -> Path:
+        """The manager's control API."""
+        return self.manager_state / "control.sock"
+
+    def machine(self, name: str) -> Path:
+        """What belongs to one machine."""
+        return self.folder / name
+
+    def log(self, name: str) -> Path:
+        """What a daemon, or the lab itself, logged."""
+        return self.folder / f"{name}.log"
+
+
+def make_manager(places: Places, patience: timedelta) -> Daemon:
+    """The reference manager."""
+    command = bootwright("manager", "serve", "--state", places.manager_state, "--listen", f"{HOST}:{MANAGER_PORT}")
+    return Daemon("manager", command, places.manager_socket, places.log("manager"), patience)
+
+
+def make_provider(places: Places, patience: timedelta) -> Daemon:
+    """The provider; `write_configuration` comes first."""
+    command = bootwright("serve", "--config", places.configuration)
+    return Daemon("provider", command, places.operator_socket, places.log("provider"), patience)
+
+
+def write_configuration(
+    places: Places, template: Mapping[str, Any], assets: Path, machines: Sequence[LabMachine]
+) -> None:
+    """Write the provider's configuration file: the template, and what the lab alone knows."""
+    link = places.folder / "assets"
+    link.unlink(missing_ok=True)
+    link.symlink_to(assets.resolve())
+    document = {
+        **template,
+        "provider": {**template.get("provider", {}), "state_dir": str(places.provider_state)},
+        "operator": {"socket": str(places.operator_socket)},
+        "assets_dir": str(assets.resolve()),
+        "bmcs": [_bmc(machine) for machine in machines],
+        "manager": {
+            "url": f"wss://{HOST}:{UPLINK_PORT}/",
+            "token_file": str(places.manager_state / "token"),
+            "ca_file": str(places.manager_state / "ca.pem"),
+            "heartbeat": "2s",
+        },
+    }
+    places.configuration.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    places.configuration.chmod(0o600)  # There are passwords in it.
+
+
+def _bmc(machine: LabMachine) -> dict[str, Any]:
+    return {
+        "machine": {"mac": machine.hardware.mac},
+        "address": str(machine.bmc.address),
+        "port": BMC_PORT,
+        "user": machine.bmc.account.user,
+        "password": machine.bmc.account.password,
+    }
+
+
+@contextlib.asynccontextmanager
+async def running(daemon: Daemon) -> AsyncIterator[Daemon]:
+    """Start it, and stop it at the end."""
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+def boot_address() -> str:
+    """The provider's address on the network where machines boot."""
+    return str(network.PROVIDER_ADDRESS.ip)

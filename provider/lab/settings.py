@@ -1,0 +1,82 @@
+"""
+`config/lab.yaml`: what the lab is like, and the configuration file that its provider gets.
+
+The second part is an ordinary one, and is checked like any other by the provider that reads it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from provider.domain.errors import SettingsError
+from provider.domain.inventory import FirmwareKind
+from provider.settings.models import Duration, Model
+
+DEFAULT_FILE = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
+
+
+class Patience(Model):
+    """How long the story waits for one thing to happen."""
+
+    start: Duration = timedelta(minutes=1)
+    """Until provider and manager answer."""
+    boot: Duration = timedelta(minutes=10)
+    """From power-on to the agent's inventory at the manager, or to the installer's event."""
+    wipe: Duration = timedelta(minutes=5)
+    """From acceptance, or from the agent's return, to the end of the wipe."""
+    power: Duration = timedelta(minutes=2)
+    """Until a machine is on or off."""
+    report: Duration = timedelta(minutes=1)
+    """From something that happened to the manager's knowing it."""
+
+
+class LabSettings(Model):
+    """The lab itself."""
+
+    machines: int = Field(default=2, ge=1, le=8)
+    firmware: Literal["bios", "uefi", "mixed"] = "mixed"
+    memory_mib: int = Field(default=768, ge=512)
+    """Of each machine."""
+    disk_mib: int = Field(default=128, ge=16)
+    """Of each disk."""
+    disk_bytes_per_second: int = Field(default=0, ge=0)
+    """Limit of each disk; 0 for none."""
+    patience: Patience = Patience()
+
+    def firmware_of(self, number: int) -> FirmwareKind:
+        """Firmware of machine `number`, counted from 1; mixed begins with BIOS."""
+        if self.firmware == "mixed":
+            return FirmwareKind.BIOS if number % 2 else FirmwareKind.UEFI
+        return FirmwareKind(self.firmware)
+
+
+class LabFile(Model):
+    """The whole file."""
+
+    lab: LabSettings = LabSettings()
+    serve: dict[str, Any]
+    """The provider's configuration, as it stands."""
+
+
+def load(file: Path = DEFAULT_FILE) -> LabFile:
+    """
+    Read the file.
+
+    Raises:
+        SettingsError: If it cannot be used; names every problem.
+    """
+    try:
+        return LabFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{file} is not YAML: {error}") from error
+    except pydantic.ValidationError as error:
+        problems = [f"{file}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise SettingsError("\n".join(problems)) from error

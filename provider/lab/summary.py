@@ -1,0 +1,82 @@
+"""
+What became of each machine: the table for people and the JSON object for programs.
+
+All seconds count from the moment at which the lab first pressed the machine's power button.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+STAGES = (
+    "DHCPACK",
+    "NBP",
+    "script",
+    "kernel",
+    "agent",
+    "inventory",
+    "accepted",
+    "wiped",
+    "ready",
+    "installed",
+    "released",
+)
+"""In the order in which they come. `inventory` and everything about phases is when the manager knew it."""
+
+
+@dataclass
+class Row:
+    """One machine; `seconds` by stage, as far as it got."""
+
+    name: str
+    firmware: str
+    id: str = ""
+    phase: str = ""
+    doing: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    disks: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, stage: str, seconds: float) -> None:
+        """Take the time of a stage; the first one counts."""
+        self.seconds.setdefault(stage, round(seconds, 1))
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A line for each machine."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("machine", "id", "firmware"):
+        grid.add_column(heading)
+    for stage in STAGES:
+        grid.add_column(stage, justify="right")
+    grid.add_column("phase")
+    for row in rows:
+        times = [f"{row.seconds[stage]:.1f}" if stage in row.seconds else "-" for stage in STAGES]
+        grid.add_row(row.name, row.id, row.firmware, *times, row.doing or row.phase)
+    return grid
+
+
+def document(rows: Sequence[Row], duration_s: float, failed_stage: str = "", error: str = "") -> dict[str, Any]:
+    """The object that `--json` prints; `failed_stage` and `error` are there only when something failed."""
+    result: dict[str, Any] = {
+        "ok": not failed_stage,
+        "machines": [
+            {
+                "id": row.id,
+                "firmware": row.firmware,
+                "power_on_to_inventory_s": row.seconds.get("inventory"),
+                "power_on_to_ready_s": row.seconds.get("ready"),
+                "disks": row.disks,
+                "final_phase": row.phase,
+                "stages_s": row.seconds,
+            }
+            for row in rows
+        ],
+        "duration_s": round(duration_s, 1),
+    }
+    if failed_stage:
+        result |= {"failed_stage": failed_stage, "error": error}
+    return result
