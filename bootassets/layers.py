@@ -26,8 +26,8 @@ def silent(_step: str, _fraction: float) -> None:
     """Tell nobody."""
 
 
-BASE_LEVEL = 19
-AGENT_LEVEL = 19
+LEVEL = 10
+"""Of zstd, measured on the base layer of Debian 12 (70 MB): 10 gives 19.7 MB in 1 s, 19 gives 17.5 MB in 17 s."""
 
 _SOURCES = Path(provider.__file__).parent
 _IMAGE_FOLDER = Path(__file__).parent / "image"
@@ -85,7 +85,7 @@ class Base:
 
 def base_digest(architecture: str) -> str:
     """Give the digest of all that decides the base layer, but for the versions of the packages."""
-    digest = hashlib.sha256(f"{architecture} {distributions.current().name} {BASE_LEVEL}".encode())
+    digest = hashlib.sha256(f"{architecture} {distributions.current().name} {LEVEL}".encode())
     for path in sorted([*_RECIPE.glob("*.py"), *_RECIPE.glob("*.txt")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -138,7 +138,7 @@ def build_base(cache: Path, architecture: str, progress: Progress) -> Base:
     progress("compiling Python", 0.6)
     tree = {**tree, **userland.tree(work / "base/userland", work / "python"), **_SKELETON}
     progress("compressing", 0.7)
-    compress(tree, work / "base/base.cpio.zst", BASE_LEVEL)
+    compress(tree, work / "base/base.cpio.zst")
     information = BaseInformation(
         distribution=distribution.name,
         kernel=kernel.release,
@@ -196,7 +196,7 @@ def build_agent(base: Base, target: Path, scratch: Path) -> None:
         f"{_HOME}/udhcpc": cpio.File(_IMAGE_FOLDER / "udhcpc.sh", executable=True),
         f"{_HOME}/version": cpio.File(f"{agent_digest()[:12]}\n".encode()),
     }
-    compress({**tree, **_compiled(base, agent_files(), scratch)}, target, AGENT_LEVEL)
+    compress({**tree, **_compiled(base, agent_files(), scratch)}, target)
 
 
 def _compiled(base: Base, files: Mapping[str, Path], scratch: Path) -> dict[str, cpio.Entry]:
@@ -209,10 +209,10 @@ def _compiled(base: Base, files: Mapping[str, Path], scratch: Path) -> dict[str,
     return {str(path.relative_to(scratch)): cpio.File(path) for path in scratch.rglob("*") if path.is_file()}
 
 
-def compress(tree: cpio.Tree, target: Path, level: int) -> None:
+def compress(tree: cpio.Tree, target: Path) -> None:
     """Write a tree as a zstd-compressed archive. `-T0` gives the same bytes for any number of processors."""
     archive = io.BytesIO()
     cpio.write(tree, archive)
-    command = ["zstd", f"-{level}", "-T0", "--quiet", "--stdout"]
+    command = ["zstd", f"-{LEVEL}", "-T0", "--quiet", "--stdout"]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(programs.run_binary(command, archive.getvalue()))

@@ -23,6 +23,10 @@ REQUIRED = frozenset({"virtio_net", "virtio_blk", "e1000e", "igb", "tg3", "nvme"
 
 _FIRMWARE_FOLDERS = ("lib/firmware", "usr/lib/firmware")
 _INDEX_FILES = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+_NOT_PACKED = frozenset(
+    {"modules.order", "modules.builtin.modinfo", "modules.alias", "modules.symbols", "modules.symbols.bin"}
+)
+"""Indexes that modprobe does not read, or has in a binary form, too."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def stage(kernel: Kernel, selection: Selection, folder: Path) -> cpio.Tree:
 
 def _tree(folder: Path, root: Path, selection: Selection) -> Iterator[tuple[str, cpio.Entry]]:
     for path in _files(root):
-        if path.name not in _INDEX_FILES or path.name == "modules.builtin":
+        if path.name not in _NOT_PACKED:
             yield str(path.relative_to(folder)), cpio.File(path)
     for request, path in selection.firmware.items():
         yield f"usr/lib/firmware/{request}", cpio.File(read(path))
