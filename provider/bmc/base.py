@@ -1,0 +1,49 @@
+"""What a way to a BMC can do, and where to get one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+
+from provider.bmc.ipmi import IpmiPower, IpmiWorkers
+from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
+from provider.domain.inventory import FirmwareKind
+
+
+class Power(Protocol):
+    """
+    One BMC. Each call ends within its deadline.
+
+    All raise TemporaryError (no answer, busy) or PermanentError (login refused, not supported), with a hint.
+    """
+
+    async def read(self) -> PowerState:
+        """The chassis power now."""
+
+    async def act(self, action: PowerAction) -> None:
+        """Do it; returns when the BMC took the command. Power off when off, and on when on, are no errors."""
+
+    async def set_next_boot(self, device: NextBoot, firmware: FirmwareKind | None) -> None:
+        """Boot from there once, next time."""
+
+
+class BmcPool:
+    """Gives the way to each BMC; one for a BMC's address, so that calls to it stay in line."""
+
+    def __init__(self, call_timeout: timedelta) -> None:
+        self._workers = IpmiWorkers(call_timeout)
+        self._kinds: dict[str, Callable[[Bmc], Power]] = {"ipmi": lambda bmc: IpmiPower(bmc, self._workers)}
+        self._powers: dict[Bmc, Power] = {}
+
+    def power(self, bmc: Bmc) -> Power:
+        """The way to this BMC; the same object as long as address and credentials stay the same."""
+        if bmc not in self._powers:
+            for stale in [known for known in self._powers if known.name == bmc.name]:
+                del self._powers[stale]
+            self._powers[bmc] = self._kinds[bmc.kind](bmc)
+        return self._powers[bmc]
+
+    async def close(self) -> None:
+        """End all worker processes."""
+        await self._workers.close()

@@ -1,0 +1,210 @@
+"""
+Reading the configuration file: all problems at once, each with its line and what to do.
+
+`load` needs nothing but the file. `check` looks at the world that the settings speak of (files that must be there), before any
+socket is bound.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from provider.domain.errors import SettingsError
+from provider.settings.models import BmcSettings, KernelProfile, ManagerSettings, Settings
+
+_Place = tuple[str | int, ...]
+
+
+def load(path: Path) -> Settings:
+    """
+    Read and validate the file; relative paths in it start at its folder.
+
+    Raises:
+        SettingsError: If it cannot be used; the message has one line a problem: `FILE:LINE: setting: what is wrong`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(
+            f"cannot read the configuration file {path}: {reason}", hint="start from config/provider.yaml"
+        ) from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        raise SettingsError(f"{path}:{_line_of(error)}: this is not YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: this is not YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
+        raise SettingsError(f"{path}:1: the file holds no settings", hint="start from config/provider.yaml")
+    lines = dict(_lines(node, ()))
+    problems = [f"{path}:{line}: {_spelled(place)}: is written twice" for place, line in _twice(node, ())]
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(path, lines, details) for details in error.errors(include_url=False)]
+    if problems:
+        raise SettingsError("\n".join(problems), hint="the settings are explained in config/provider.yaml")
+    return _resolved(settings, path.resolve().parent)
+
+
+def check(settings: Settings) -> list[str]:
+    """What is missing in the world, a sentence each: files of profiles, secrets, folders."""
+    problems = []
+    for name, profile in settings.profiles.items():
+        for file in (profile.kernel, *profile.initrds):
+            problems += _unreadable(f"profiles.{name}", file)
+    for number, bmc in enumerate(settings.bmcs):
+        if bmc.password_file is not None:
+            problems += _unreadable(f"bmcs[{number}].password_file", bmc.password_file)
+    if settings.manager is not None:
+        problems += _unreadable("manager.token_file", settings.manager.token_file)
+        if settings.manager.ca_file is not None:
+            problems += _unreadable("manager.ca_file", settings.manager.ca_file)
+    return problems
+
+
+def password_of(bmc: BmcSettings) -> str:
+    """The password, from wherever it is written."""
+    if bmc.password is not None:
+        return bmc.password
+    assert bmc.password_file is not None  # noqa: S101 - the model sees to it
+    return bmc.password_file.read_text(encoding="utf-8").rstrip("\n")
+
+
+def _unreadable(where: str, file: Path) -> list[str]:
+    try:
+        with file.open("rb"):
+            return []
+    except OSError as error:
+        return [f"{where}: cannot read {file}: {error.strerror}"]
+
+
+def _problem(path: Path, lines: dict[_Place, int], details: ErrorDetails) -> str:
+    place = tuple(details["loc"])
+    return f"{path}:{_nearest(lines, place)}: {_spelled(place)}: {_plain(place, details)}"
+
+
+def _plain(place: _Place, details: ErrorDetails) -> str:
+    """pydantic's finding in words that somebody who never heard of pydantic understands."""
+    match details["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(place[-1]), _siblings(place), n=1)
+            return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(details["ctx"]["error"])
+        case _:
+            shown = repr(details["input"])
+            seen = f", not {shown}" if len(shown) < 60 and "password" not in str(place[-1]) else ""
+            return details["msg"][:1].lower() + details["msg"][1:] + seen
+
+
+def _siblings(place: _Place) -> list[str]:
+    """The names that would be right where `place` stands."""
+    model: Any = Settings
+    for part in place[:-1]:
+        if (
+            isinstance(part, str)
+            and isinstance(model, type)
+            and issubclass(model, BaseModel)
+            and part in model.model_fields
+        ):
+            model = _model_in(model.model_fields[part].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The settings class inside `X | None`, `tuple[X, ...]`, `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+def _lines(node: yaml.Node, place: _Place) -> Iterator[tuple[_Place, int]]:
+    """The line of each setting."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*place, key.value)
+            yield here, key.start_mark.line + 1
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            here = (*place, number)
+            yield here, value.start_mark.line + 1
+            yield from _lines(value, here)
+
+
+def _twice(node: yaml.Node, place: _Place) -> Iterator[tuple[_Place, int]]:
+    """YAML lets the second of two equal keys win silently; we do not."""
+    if isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield from _twice(value, (*place, number))
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        here = (*place, key.value)
+        if key.value in seen:
+            yield here, key.start_mark.line + 1
+        seen.add(key.value)
+        yield from _twice(value, here)
+
+
+def _nearest(lines: dict[_Place, int], place: _Place) -> int:
+    """The line of the setting, or of the section that it should stand in."""
+    while place:
+        if place in lines:
+            return lines[place]
+        place = place[:-1]
+    return 1
+
+
+def _spelled(place: _Place) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "file"
+
+
+def _line_of(error: yaml.MarkedYAMLError) -> int:
+    mark = error.problem_mark or error.context_mark
+    return 1 if mark is None else mark.line + 1
+
+
+def _resolved(settings: Settings, folder: Path) -> Settings:
+    """All relative paths made absolute."""
+
+    def at(path: Path) -> Path:
+        return path if path.is_absolute() else folder / path
+
+    def profile(one: KernelProfile) -> KernelProfile:
+        return one.model_copy(update={"kernel": at(one.kernel), "initrds": tuple(at(file) for file in one.initrds)})
+
+    def bmc(one: BmcSettings) -> BmcSettings:
+        return one if one.password_file is None else one.model_copy(update={"password_file": at(one.password_file)})
+
+    def manager(one: ManagerSettings) -> ManagerSettings:
+        ca_file = None if one.ca_file is None else at(one.ca_file)
+        return one.model_copy(update={"token_file": at(one.token_file), "ca_file": ca_file})
+
+    return settings.model_copy(
+        update={
+            "provider": settings.provider.model_copy(update={"state_dir": at(settings.provider.state_dir)}),
+            "operator": settings.operator.model_copy(update={"socket": at(settings.operator.socket)}),
+            "assets_dir": at(settings.assets_dir),
+            "profiles": {name: profile(one) for name, one in settings.profiles.items()},
+            "bmcs": tuple(bmc(one) for one in settings.bmcs),
+            "manager": None if settings.manager is None else manager(settings.manager),
+        }
+    )
