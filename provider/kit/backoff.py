@@ -13,4 +13,5 @@ def delay(failures: int, first: timedelta, most: timedelta, spread: float) -> ti
     together do not come back together.
     """
     doublings = min(max(failures, 1) - 1, 30)
-    return min(first * 2**doublings, most) * (1 - spread / 4)
+    factor: int = 2**doublings
+    return min(first * factor, most) * (1 - spread / 4)

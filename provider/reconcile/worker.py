@@ -9,9 +9,10 @@ until time alone may change the plan. Workers know nothing of each other; one th
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -105,27 +106,25 @@ class Workers:
         return min(LONGEST_SLEEP, max(timedelta(0), wake_at - self._clock()))
 
     async def _perform(self, machine: Machine, plan: Plan) -> None:
-        match plan.step:
-            case ReadPower():
-                await self._with_bmc(machine, self._read_power)
-            case SetPower() as step:
-                await self._with_bmc(machine, lambda m, power: self._set_power(m, power, step))
-            case Operate() as step:
-                await self._machines.change(machine.id, lambda edit: _operate(edit, step))
-            case Interrupt() as step:
-                await self._machines.change(machine.id, lambda edit: _interrupt(edit, step))
-            case Answer() as step:
-                await self._machines.quietly_change(
-                    machine.id, lambda edit: edit.record(step.kind, step.request_id, detail=step.detail)
-                )
+        step = plan.step
+        if isinstance(step, ReadPower):
+            await self._with_bmc(machine, self._read_power)
+        elif isinstance(step, SetPower):
+            await self._with_bmc(machine, functools.partial(self._set_power, step))
+        elif isinstance(step, Operate):
+            await self._machines.change(machine.id, functools.partial(_operate, step))
+        elif isinstance(step, Interrupt):
+            await self._machines.change(machine.id, functools.partial(_interrupt, step))
+        elif isinstance(step, Answer):
+            await self._machines.quietly_change(machine.id, functools.partial(_answer, step))
 
-    async def _with_bmc(self, machine: Machine, use: Callable[[Machine, Power], object]) -> None:
+    async def _with_bmc(self, machine: Machine, use: Callable[[Machine, Power], Awaitable[None]]) -> None:
         """Use the machine's BMC; what goes wrong is a fact of the BMC, and the machine's other work goes on."""
         bmc = await self._bmcs.of(machine.id)
         if bmc is None:
             return
         try:
-            await use(machine, self._powers.power(bmc))  # type: ignore[misc]  # both are coroutine functions
+            await use(machine, self._powers.power(bmc))
         except (TemporaryError, PermanentError) as error:
             failure = error
         else:
@@ -136,7 +135,7 @@ class Workers:
         state = await power.read()
         await self._machines.quietly_change(machine.id, lambda edit: _power_read(edit, state))
 
-    async def _set_power(self, machine: Machine, power: Power, step: SetPower) -> None:
+    async def _set_power(self, step: SetPower, machine: Machine, power: Power) -> None:
         """The command's time is on disk before the command: a crash in between costs a wait, never a second reboot."""
         await self._machines.quietly_change(machine.id, lambda edit: _power_commanded(edit, step))
         if step.next_boot is not None:
@@ -203,7 +202,7 @@ def _bmc_failed(edit: Edit, error: BootwrightError) -> None:
     edit.row.power_state, edit.row.power_at, edit.row.power_source = PowerState.UNKNOWN.value, None, "none"
 
 
-def _operate(edit: Edit, step: Operate) -> None:
+def _operate(step: Operate, edit: Edit) -> None:
     """Create the operation, unless the machine changed since the plan was made."""
     if lifecycle.active_operation(edit.machine.facts) is not None:
         return
@@ -224,9 +223,13 @@ def _operate(edit: Edit, step: Operate) -> None:
     edit.note(f"{step.kind.value}.planned", operation=operation.id, disks=disks, attempt=step.attempt)
 
 
-def _interrupt(edit: Edit, step: Interrupt) -> None:
+def _interrupt(step: Interrupt, edit: Edit) -> None:
     if edit.is_over(step.operation_id):
         return
     row = edit.operation(step.operation_id)
     row.state, row.error, row.finished_at = OperationState.INTERRUPTED.value, step.why, edit.now
     edit.note(f"{row.kind}.interrupted", operation=row.id, reason=step.why)
+
+
+def _answer(step: Answer, edit: Edit) -> None:
+    edit.record(step.kind, step.request_id, detail=step.detail)
