@@ -1,15 +1,17 @@
 """
-The provider's own certificate authority, made at the first start and kept for good: agents pin it.
+A certificate authority of our own, made at the first start and kept for good: agents pin it.
 
-`STATE/tls` holds `ca.pem`, `ca.key`, `server.pem`, `server.key`. Each file is written whole or not at all, keys with mode
+The folder holds `ca.pem`, `ca.key`, `server.pem`, `server.key`. Each file is written whole or not at all, keys with mode
 0600, the CA's key before its certificate: a crash between any two files leaves what the next start completes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -41,9 +43,10 @@ class Authority:
     _key: Path
 
     @classmethod
-    def open(cls, folder: Path, now: datetime) -> Authority:
+    def open(cls, folder: Path, now: datetime, names: Sequence[str] = (SERVER_NAME,)) -> Authority:
         """
-        Read what is there, make what is missing, renew a server certificate that expires within 30 days; blocks.
+        Read what is there, make what is missing, renew a server certificate that expires within 30 days or is not for
+        `names` (DNS names and IP addresses); blocks.
 
         Raises:
             PermanentError: If the folder cannot be used or a file in it is damaged.
@@ -52,7 +55,7 @@ class Authority:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             ca_key = _key(folder / "ca.key")
             ca = _ca(folder / "ca.pem", ca_key, now)
-            _server(folder, ca, ca_key, now)
+            _server(folder, ca, ca_key, now, names)
         except (OSError, ValueError) as error:
             raise PermanentError(
                 f"the certificates in {folder} cannot be used: {error}",
@@ -98,15 +101,20 @@ def _ca(path: Path, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Cert
     return certificate
 
 
-def _server(folder: Path, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime) -> None:
+def _server(
+    folder: Path, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime, names: Sequence[str]
+) -> None:
     path = folder / "server.pem"
     key = _key(folder / "server.key")
-    if path.exists() and _still_good(x509.load_pem_x509_certificate(path.read_bytes()), ca, key, now):
-        return
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
+    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+    if path.exists():
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        if _still_good(certificate, ca, key, now) and _names(certificate) == alternatives:
+            return
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     certificate = (
         _builder(name, ca.subject, key.public_key(), now, _SERVER_LIFE)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+        .add_extension(alternatives, critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -121,6 +129,17 @@ def _still_good(
 ) -> bool:
     ours = certificate.public_key() == key.public_key() and certificate.issuer == ca.subject
     return ours and certificate.not_valid_after_utc - now > _RENEW_BEFORE
+
+
+def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _builder(
