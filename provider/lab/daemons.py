@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,6 @@ import structlog
 import yaml
 
 from provider.domain.errors import PermanentError
-from provider.lab import network
 from provider.lab.bmc import PORT as BMC_PORT
 from provider.lab.machines import LabMachine
 from provider.lab.processes import Process
@@ -184,7 +183,7 @@ def write_configuration(
         "assets_dir": str(assets.resolve()),
         "bmcs": [_bmc(machine) for machine in machines],
         "manager": {
-            "url": f"wss://{HOST}:{UPLINK_PORT}/",
+            "url": f"wss://{HOST}:{UPLINK_PORT}/link",
             "token_file": str(places.manager_state / "token"),
             "ca_file": str(places.manager_state / "ca.pem"),
             "heartbeat": "2s",
@@ -202,18 +201,3 @@ def _bmc(machine: LabMachine) -> dict[str, Any]:
         "user": machine.bmc.account.user,
         "password": machine.bmc.account.password,
     }
-
-
-@contextlib.asynccontextmanager
-async def running(daemon: Daemon) -> AsyncIterator[Daemon]:
-    """Start it, and stop it at the end."""
-    await daemon.start()
-    try:
-        yield daemon
-    finally:
-        await daemon.stop()
-
-
-def boot_address() -> str:
-    """The provider's address on the network where machines boot."""
-    return str(network.PROVIDER_ADDRESS.ip)
