@@ -40,7 +40,7 @@ def build(
     """
     if architecture not in ARCHITECTURES:
         raise PermanentError(f"no agent image is built for {architecture}", hint=f"known: {', '.join(ARCHITECTURES)}")
-    cache = cache_dir or default_cache()
+    out_dir, cache = out_dir.absolute(), (cache_dir or default_cache()).absolute()
     with _locked(cache):
         sources = {"base": layers.base_digest(architecture), "agent": layers.agent_digest()}
         if not force and (present := _complete(out_dir, sources)):

@@ -32,7 +32,12 @@ LEVEL = 10
 _SOURCES = Path(provider.__file__).parent
 _IMAGE_FOLDER = Path(__file__).parent / "image"
 _RECIPE = Path(__file__).parent
-_AGENT_PARTS = ("__init__.py", "agent/**/*.py", "domain/**/*.py", "wire/__init__.py", "wire/agent.py")
+_AGENT_PARTS = (
+    *("__init__.py", "agent/**/*.py", "domain/**/*.py"),
+    *("wire/__init__.py", "wire/agent.py", "kit/__init__.py", "kit/backoff.py"),
+)
+"""What is packed, below `provider/`; a test runs the agent on these files alone."""
+
 _HOME = "usr/lib/bootwright"
 """Where the agent lies in the image; on PYTHONPATH."""
 
@@ -163,7 +168,8 @@ def _notes(distribution: distributions.Distribution, selection: modules.Selectio
     notes = []
     if selection.missing_firmware:
         lost = sorted({request.partition("/")[0] for request in selection.missing_firmware})
-        notes.append(f"no firmware files for: {', '.join(lost)}; {distribution.firmware_hint}")
+        hint = "the distribution has none" if selection.firmware else distribution.firmware_hint
+        notes.append(f"no firmware files for: {', '.join(lost)} ({hint})")
     if selection.missing:
         notes.append(f"this kernel has no driver: {', '.join(selection.missing)}")
     return tuple(notes)

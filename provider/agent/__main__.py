@@ -8,7 +8,7 @@ An error of ours ends this process with a traceback on the console; init.sh star
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from provider.agent.client import Provider, TokenRefusedError
 from provider.agent.console import say
 from provider.agent.drivers import Drivers
 from provider.agent.work import Worker
-from provider.domain.errors import PermanentError
+from provider.domain.errors import PermanentError, TemporaryError
 from provider.domain.inventory import Inventory
 from provider.wire import agent as wire
 
 _VERSION = Path("/usr/lib/bootwright/version")
 _NONCE = Path("/run/bootwright-nonce")
 
+_FIRST_LOOK_SECONDS = 2.0
 _INTERFACE_SECONDS = 20.0
 _LEASE_SECONDS = 30.0
 _MOST_TRYING_SECONDS = 1800.0
@@ -46,9 +47,12 @@ def main() -> None:
 
 def _run(arguments: wire.KernelArguments) -> None:
     drivers = Drivers()
-    drivers.load_network()
-    patience.until_done(lambda: _start_network(arguments, drivers), at_most_seconds=_MOST_TRYING_SECONDS)
-    found = inventory.gather(arguments.mac, _version(), drivers.problems)
+    _start_network(arguments.mac, drivers)
+
+    def gather() -> Inventory:
+        return inventory.gather(arguments.mac, _version(), drivers.problems)
+
+    found = gather()
     for problem in found.problems:
         say(f"inventory: {problem}")
     provider = Provider(arguments.url, arguments.boot_url, arguments.ca)
@@ -57,17 +61,27 @@ def _run(arguments: wire.KernelArguments) -> None:
     enrolled = patience.until_done(lambda: provider.enrol(enrolment), at_most_seconds=_MOST_TRYING_SECONDS)
     say(f"enrolled as machine {enrolled.machine_id}")
     patience.until_done(lambda: provider.report(found))
-    say(f"inventory reported: {len(found.disks)} disks, {len(found.nics)} network interfaces; waiting for work")
-    Worker(provider, enrolled.machine_id).run()
+    say(f"inventory reported (disks: {len(found.disks)}, network interfaces: {len(found.nics)}); waiting for work")
+    Worker(provider, enrolled.machine_id, gather).run()
 
 
-def _start_network(arguments: wire.KernelArguments, drivers: Drivers) -> None:
+def _start_network(mac: str, drivers: Drivers) -> None:
     """Get an address; all other drivers are loaded while the DHCP server thinks."""
-    interface = network.wait_for_interface(arguments.mac, _INTERFACE_SECONDS)
+    drivers.load_network()
+    interface = patience.until_done(lambda: _find_interface(mac, drivers), at_most_seconds=_MOST_TRYING_SECONDS)
     network.start_dhcp(interface)
     drivers.load_all()
     network.bring_all_up()
-    say(f"network: {network.wait_for_lease(_LEASE_SECONDS)}")
+    address = patience.until_done(lambda: network.wait_for_lease(_LEASE_SECONDS), at_most_seconds=_MOST_TRYING_SECONDS)
+    say(f"network: {address}")
+
+
+def _find_interface(mac: str, drivers: Drivers) -> str:
+    try:
+        return network.wait_for_interface(mac, _FIRST_LOOK_SECONDS)
+    except TemporaryError:
+        drivers.load_all()  # A USB or platform device, perhaps.
+        return network.wait_for_interface(mac, _INTERFACE_SECONDS)
 
 
 def _enrolment(ticket: str, found: Inventory) -> wire.Enrolment:
@@ -87,7 +101,8 @@ def _enrolment(ticket: str, found: Inventory) -> wire.Enrolment:
 def _nonce() -> str:
     """Give the nonce of this boot: an agent that was started again must show the same one with its ticket."""
     if not _NONCE.exists():
-        _NONCE.write_text(secrets.token_hex(16), encoding="ascii")
+        # Not `secrets`, which takes 0.1 s to import on an emulated processor, for the same bytes.
+        _NONCE.write_text(os.urandom(16).hex(), encoding="ascii")
     return _NONCE.read_text(encoding="ascii")
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 from provider.agent.console import say
 from provider.domain.errors import TemporaryError
+from provider.kit import backoff
 
 T = TypeVar("T")
 
-_FIRST_SECONDS = 1.0
-_MOST_SECONDS = 30.0
+_FIRST_PAUSE = timedelta(seconds=1)
+_LONGEST_PAUSE = timedelta(seconds=30)
 
 
 class GaveUpError(Exception):
@@ -29,11 +32,13 @@ def until_done(
     """
     Call `attempt` until it does not raise TemporaryError, pausing 1, 2, 4 ... 30 s; says each new kind of failure.
 
+    The pauses differ a little from machine to machine, so that a rack does not come back to its provider as one.
+
     Raises:
         GaveUpError: After `at_most_seconds` of failures.
     """
     deadline = None if at_most_seconds is None else clock() + at_most_seconds
-    pause, said = _FIRST_SECONDS, ""
+    failures, said = 0, ""
     while True:
         try:
             return attempt()
@@ -43,8 +48,9 @@ def until_done(
             if str(error) != said:
                 said = str(error)
                 say(f"{said}{_in_brackets(error.hint)}; trying again")
-            sleep(pause)
-            pause = min(pause * 2, _MOST_SECONDS)
+            failures += 1
+            spread = random.random()  # noqa: S311 - no secret.
+            sleep(backoff.delay(failures, _FIRST_PAUSE, _LONGEST_PAUSE, spread).total_seconds())
 
 
 def _in_brackets(hint: str) -> str:

@@ -50,6 +50,10 @@ class Stage(StrEnum):
     FAILED = "failed"
 
 
+class PlanOutdatedError(RefusedError):
+    """The plan was made from an inventory that is no longer right: a new one must go to the provider."""
+
+
 def check_machine(plan: WipePlan, machine_id: str) -> None:
     """
     Check that a plan is for this machine at all.
@@ -82,6 +86,22 @@ def find_disk(entry: DiskWipe, host: Host) -> Disk:
     if uses := host.find_uses(disk.path):
         raise RefusedError(f"{disk.path} is in use: {'; '.join(uses)}")
     return disk
+
+
+def strangers(plan: WipePlan, disks: Iterable[Disk]) -> tuple[Disk, ...]:
+    """
+    Give the disks that the plan says nothing about: they came after the inventory that it was made from.
+
+    A wipe that passed over them would call a machine empty that is not. Removable media are left alone in any case.
+    """
+    known = [(disk.serial, disk.path if not disk.serial else "") for disk in plan.refused]
+    return tuple(
+        disk
+        for disk in disks
+        if not disk.removable
+        and not any(_answers_to(disk, entry) for entry in plan.disks)
+        and (disk.serial, disk.path if not disk.serial else "") not in known
+    )
 
 
 def _answers_to(disk: Disk, entry: DiskWipe) -> bool:
@@ -121,9 +141,13 @@ class Wipe:
         Begin with all disks at once.
 
         Raises:
+            PlanOutdatedError: If there are disks that the plan does not know.
             RefusedError: If the plan is not for this machine, or two of its entries name one disk.
         """
         check_machine(self.plan, self.machine_id)
+        if unplanned := strangers(self.plan, self.host.find_disks()):
+            spelled = ", ".join(f"{disk.path} ({disk.serial or disk.wwn})" for disk in unplanned)
+            raise PlanOutdatedError(f"the wipe plan says nothing about {spelled}: nothing was touched")
         names = Counter((entry.serial, entry.wwn) for entry in self.plan.disks)
         if twice := [" ".join(name) for name, count in names.items() if count > 1]:
             raise RefusedError(f"the wipe plan names a disk twice ({', '.join(twice)}): nothing was touched")

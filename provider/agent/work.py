@@ -14,6 +14,7 @@ from typing import Protocol
 from provider.agent import decode, patience, power, wipe
 from provider.agent.console import say
 from provider.domain.errors import RefusedError, TemporaryError
+from provider.domain.inventory import Inventory
 from provider.domain.operation import OperationKind, WipeReport
 from provider.wire import agent as wire
 
@@ -21,6 +22,7 @@ from provider.wire import agent as wire
 class Provider(Protocol):
     """What a worker needs of `client.Provider`."""
 
+    def report(self, inventory: Inventory) -> None: ...
     def next_work(self, wait_seconds: float) -> wire.Work | None: ...
     def progress(self, operation_id: str, progress: wire.Progress) -> bool: ...
     def result(self, operation_id: str, result: wire.Result) -> None: ...
@@ -33,6 +35,7 @@ class Worker:
         self,
         provider: Provider,
         machine_id: str,
+        gather: Callable[[], Inventory],
         *,
         restart: Callable[[str], None] = power.restart,
         switch_off: Callable[[str], None] = power.switch_off,
@@ -40,6 +43,7 @@ class Worker:
     ) -> None:
         self._provider = provider
         self._machine_id = machine_id
+        self._gather = gather
         self._restart = restart
         self._switch_off = switch_off
         self._host = host
@@ -92,6 +96,10 @@ class Worker:
         running = wipe.Wipe(work.wipe_plan, self._machine_id, self._host)
         try:
             running.start()
+        except wipe.PlanOutdatedError as error:
+            say(f"{error}; reporting the inventory again")
+            self._report_inventory()
+            return wire.Result(error=str(error))
         except RefusedError as error:
             say(str(error))
             return wire.Result(error=str(error))
@@ -117,6 +125,10 @@ class Worker:
             while running.wait(1.0) is None:
                 pass
             raise
+
+    def _report_inventory(self) -> None:
+        found = self._gather()
+        patience.until_done(lambda: self._provider.report(found))
 
     def _answer(self, operation_id: str, result: wire.Result) -> None:
         self._results[operation_id] = result

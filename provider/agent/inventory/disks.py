@@ -8,7 +8,7 @@ have files of their own, SCSI, SATA and SAS have VPD pages 80h and 83h, USB brid
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from provider.agent.inventory import sysfs as values
@@ -95,7 +95,7 @@ def _vpd_serial(page: Path) -> str:
 
 
 def _usb_serial(folder: Path) -> str:
-    for parent in _parents(folder):
+    for parent in (folder / "device").resolve().parents:
         if (parent / "idVendor").exists():
             return values.text(parent / "serial")
     return ""
@@ -121,7 +121,3 @@ def _kind(folder: Path, transport: str, model: str, *, rotational: bool) -> Disk
     if transport == "nvme":
         return DiskKind.NVME
     return DiskKind.HDD if rotational else DiskKind.SSD
-
-
-def _parents(folder: Path) -> Iterator[Path]:
-    yield from (folder / "device").resolve().parents
