@@ -1,0 +1,349 @@
+"""
+The composition root: settings in, every object built here, one TaskGroup.
+
+Order of a start: look at the files that the settings name, take the lock of the state folder, open the store, bind all
+sockets, tell systemd, serve. Whatever is wrong is said before anything is served. A listener that dies ends the daemon with a
+non-zero status, and systemd starts it again; a machine's worker never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from bootassets import manifest
+from provider.bmc.base import BmcPool
+from provider.domain.bmc import Bmc
+from provider.domain.errors import PermanentError, SettingsError
+from provider.domain.secret import Secret
+from provider.http import agents, boot, operators
+from provider.http.boot import AgentImage, Profile, Site
+from provider.http.listener import Listener
+from provider.http.tls import Authority
+from provider.kit import logs, notify
+from provider.kit.clock import utc_now
+from provider.kit.jsontypes import JsonObject
+from provider.manager.link import ManagerLink
+from provider.netboot import sockets
+from provider.netboot.dhcp_server import DhcpServer
+from provider.netboot.router_advertisement import RouterAdvertiser
+from provider.netboot.tftp_server import TftpServer
+from provider.planning.lifecycle import Policy
+from provider.planning.offer import Scope
+from provider.reconcile.agents import AgentDesk
+from provider.reconcile.boots import BootDesk
+from provider.reconcile.desired import ManagerDesk
+from provider.reconcile.machines import Machines
+from provider.reconcile.operators import OperatorDesk
+from provider.reconcile.worker import Workers
+from provider.settings import load
+from provider.settings.models import BmcSettings, DhcpMode, InterfaceSettings, Settings
+from provider.store.bmcs import BmcAssignment, BmcStore
+from provider.store.database import Database
+from provider.store.leases import LeaseStore
+from provider.store.machines import MachineStore
+from provider.store.outbox import Outbox
+from provider.store.sealing import Sealer
+from provider.store.tickets import TicketStore
+from provider.wire.tftp_transfer import Limits
+
+log = structlog.get_logger()
+
+Run = Callable[[], Awaitable[None]]
+
+
+def serve(settings: Settings) -> None:
+    """
+    Run the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        BootwrightError: If it cannot start; nothing was served then.
+    """
+    logs.configure(settings.log.level, settings.log.format)
+    if problems := load.check(settings):
+        raise SettingsError("\n".join(problems), hint="mend the configuration file, or put the files in their place")
+    with _state_folder(settings.provider.state_dir):
+        uvloop.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    state = settings.provider.state_dir
+    database = Database.open(settings.store.url or f"sqlite:///{state / 'bootwright.db'}")
+    try:
+        daemon = Daemon(settings, database, Authority.open(state / "tls", utc_now()), Sealer.open(state / "secret.key"))
+        await daemon.start()
+        await daemon.run()
+    finally:
+        database.close()
+
+
+@dataclass(frozen=True)
+class _Interface:
+    """One interface of the settings with its address as it is now."""
+
+    settings: InterfaceSettings
+    scope: Scope
+
+
+class Daemon:
+    """Everything, wired together. `start` binds and loads, `run` serves until a signal comes."""
+
+    def __init__(self, settings: Settings, database: Database, authority: Authority, sealer: Sealer) -> None:
+        self._settings = settings
+        self._version = metadata.version("bootwright")
+        self._assets = manifest.verify(settings.assets_dir)
+        self._interfaces = [self._interface(each) for each in settings.network.interfaces]
+        store = MachineStore(database, _policy(settings), utc_now)
+        tickets = TicketStore(database, utc_now)
+        self._machines = Machines(store)
+        self._bmcs = BmcStore(database, sealer)
+        self._powers = BmcPool(settings.power.call_timeout)
+        self._agent_desk = AgentDesk(self._machines, tickets, lost_after=settings.agent.lost_after, clock=utc_now)
+        boots = BootDesk(
+            self._machines,
+            tickets,
+            profiles=frozenset(settings.profiles),
+            ticket_lifetime=settings.agent.ticket_lifetime,
+            install_ticket_lifetime=settings.agent.install_ticket_lifetime,
+            clock=utc_now,
+        )
+        self._link = self._manager_link(Outbox(database, store.outbox_rang))
+        operator_desk = OperatorDesk(
+            self._machines,
+            self._bmcs,
+            self._powers,
+            manager_url=None if settings.manager is None else settings.manager.url,
+            status=self._status,
+        )
+        self._workers = Workers(self._machines, self._bmcs, self._powers, clock=utc_now)
+        self._dhcp = self._dhcp_server(LeaseStore(database))
+        self._tftp = self._tftp_server()
+        hastened = [each.settings.name for each in self._interfaces if each.settings.hasten_ipxe and _has_dhcp(each)]
+        self._advertiser = RouterAdvertiser(hastened, self._dhcp.booted_since, utc_now)
+        self._boot_http = Listener("boot HTTP server", boot.application(self._site(authority), boots))
+        agent_app = agents.application(self._agent_desk)
+        self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
+        self._operator_api = Listener("operator API", operators.application(operator_desk))
+
+    async def start(self) -> None:
+        """
+        Load what is known and bind all sockets.
+
+        Raises:
+            BootwrightError: If that cannot be.
+        """
+        await self._bmcs.replace_all([_assignment(bmc) for bmc in self._settings.bmcs])
+        await self._machines.load()
+        await self._agent_desk.load()
+        addresses = [str(each.scope.address) for each in self._interfaces]
+        self._operator_api.bind_unix(self._settings.operator.socket)
+        await self._dhcp.start()
+        if self._settings.tftp.enabled:
+            await self._tftp.start()
+        await self._advertiser.start()
+        self._boot_http.bind_tcp(addresses, self._settings.boot_http.port)
+        self._agent_https.bind_tcp(addresses, self._settings.agent.port)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        components: list[tuple[Run, str]] = [
+            (self._machines.run, "events"),
+            (self._workers.run, "workers"),
+            (self._agent_desk.watch, "agent watch"),
+            (self._dhcp.run, "dhcp"),
+            (self._tftp.run, "tftp"),
+            (self._advertiser.run, "router advertisements"),
+            (self._boot_http.run, "boot http"),
+            (self._agent_https.run, "agent https"),
+            (self._operator_api.run, "operator api"),
+            (_watchdog, "watchdog"),
+        ]
+        if self._link is not None:
+            components.append((self._link.run, "manager link"))
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_named(run), name=name) for run, name in components]
+                notify.notify("READY=1")
+                log.info("daemon.started", version=self._version, provider=self._settings.provider.id)
+                await stopped.wait()
+                notify.notify("STOPPING=1")
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._powers.close()
+        log.info("daemon.stopped")
+
+    # --- building ---
+
+    def _interface(self, settings: InterfaceSettings) -> _Interface:
+        found = sockets.interface_address(settings.name)
+        scope = Scope(
+            interface=settings.name,
+            address=settings.address or found.ip,
+            network=found.network,
+            proxy=settings.dhcp is DhcpMode.PROXY,
+            http_port=self._settings.boot_http.port,
+            boot_files=frozenset(self._boot_files()),
+            lease_time=settings.lease_time,
+            boot_lease_time=settings.boot_lease_time,
+            router=settings.router,
+            dns=settings.dns,
+            domain=settings.domain,
+        )
+        for address in () if settings.pool is None else (settings.pool.first, settings.pool.last):
+            if address not in found.network:
+                raise SettingsError(
+                    f"the pool of {settings.name} holds {address}, which is not in the interface's network {found.network}",
+                    hint="mend network.interfaces[].pool",
+                )
+        return _Interface(settings, scope)
+
+    def _boot_files(self) -> dict[str, Path]:
+        """What TFTP serves and DHCP may advertise, by name."""
+        prefix = "boot/"
+        names = [name for name in self._assets.files if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
+
+    def _dhcp_server(self, leases: LeaseStore) -> DhcpServer:
+        pools: dict[str, tuple[IPv4Address, IPv4Address]] = {}
+        for each in self._interfaces:
+            if each.settings.pool is not None:
+                pools[each.settings.name] = (each.settings.pool.first, each.settings.pool.last)
+        scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
+        return DhcpServer(scopes, pools, leases, self._machines, utc_now)
+
+    def _tftp_server(self) -> TftpServer:
+        tftp = self._settings.tftp
+        return TftpServer(
+            [(each.settings.name, str(each.scope.address)) for each in self._interfaces],
+            tftp.port,
+            self._boot_files().get,
+            Limits(
+                block_size=tftp.block_size,
+                retry_after=tftp.retransmit_after.total_seconds(),
+                retries=tftp.give_up_after,
+            ),
+            self._machines,
+            self._dhcp.mac_of,
+        )
+
+    def _site(self, authority: Authority) -> Site:
+        settings = self._settings
+        image = self._assets.image("x86_64")
+        console = settings.agent.console
+        return Site(
+            http_port=settings.boot_http.port,
+            agent_port=settings.agent.port,
+            ca_pem=authority.ca_pem,
+            ca_sha256=authority.ca_sha256,
+            agent_image=AgentImage(image.kernel, image.initramfs, (f"console={console}",) if console else ()),
+            assets={name: settings.assets_dir / name for name in self._assets.files},
+            profiles={
+                name: Profile(profile.kernel, profile.initrds, profile.command_line)
+                for name, profile in settings.profiles.items()
+            },
+        )
+
+    def _manager_link(self, outbox: Outbox) -> ManagerLink | None:
+        manager = self._settings.manager
+        if manager is None:
+            return None
+        return ManagerLink(
+            url=manager.url,
+            token=manager.token_file.read_text(encoding="utf-8").strip(),
+            ca_file=manager.ca_file,
+            heartbeat=manager.heartbeat,
+            provider=self._settings.provider.id,
+            version=self._version,
+            labels=self._settings.provider.labels,
+            outbox=outbox,
+            desk=ManagerDesk(self._machines),
+        )
+
+    def _status(self) -> JsonObject:
+        return {
+            "provider": self._settings.provider.id,
+            "version": self._version,
+            "manager": None if self._link is None else self._link.status(),
+            "interfaces": [
+                f"{each.settings.name} {each.scope.address} {each.settings.dhcp.value}" for each in self._interfaces
+            ],
+        }
+
+
+async def _named(run: Run) -> None:
+    await run()
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop still turns."""
+    interval = notify.watchdog_interval()
+    if interval is None:
+        return
+    while True:
+        notify.notify("WATCHDOG=1")
+        await asyncio.sleep(interval.total_seconds())
+
+
+def _has_dhcp(interface: _Interface) -> bool:
+    return interface.settings.dhcp is not DhcpMode.OFF
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        poll_interval=settings.power.poll_interval,
+        minimum_reboot_interval=settings.power.minimum_reboot_interval,
+        boot_timeout=settings.power.boot_timeout,
+        install_timeout=settings.agent.install_ticket_lifetime,
+        wipe_attempts=settings.wipe.attempts,
+        wipe_retry_after=settings.wipe.retry_after,
+    )
+
+
+def _assignment(settings: BmcSettings) -> BmcAssignment:
+    chosen = settings.machine.model_dump(exclude_none=True)
+    ((kind, selector),) = chosen.items()
+    password = Secret(load.password_of(settings))
+    return BmcAssignment(Bmc(settings.address, settings.user, password, settings.port, settings.kind), kind, selector)
+
+
+@contextlib.contextmanager
+def _state_folder(folder: Path) -> Iterator[None]:
+    """
+    Make the folder and hold its lock: two daemons on one state would undo each other's work.
+
+    Raises:
+        PermanentError: If the folder cannot be used, or another daemon uses it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PermanentError(
+            f"the state folder {folder} cannot be used: {error.strerror}", hint="check provider.state_dir and its owner"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PermanentError(
+                f"another daemon uses the state folder {folder}",
+                hint="stop it, or give this one another provider.state_dir",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
