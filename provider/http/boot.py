@@ -174,6 +174,7 @@ class _Handlers:
         name = decision.profile or ""
         profile, base = self._site.profiles[name], f"{self._base(request)}/profiles/{ipxe.quoted(name)}"
         fields = {
+            "agent_url": self._agent_url(request),
             "install_url": f"{self._agent_url(request)}/agent/v1/installed",
             "install_ticket": decision.ticket.reveal() if decision.ticket else "",
             "boot_url": self._base(request),

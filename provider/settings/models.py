@@ -237,7 +237,8 @@ class KernelProfile(Model):
     initrds: tuple[Path, ...] = ()
     """Initial RAM disks, loaded one after the other."""
     command_line: str = ""
-    """Kernel command line. Known fields: {install_url} {install_ticket} {ca_sha256} {mac} {machine} {arguments}."""
+    """Kernel command line. Known fields: {agent_url} {install_url} {install_ticket} {boot_url} {ca_sha256} {mac}
+    {machine} {arguments}."""
 
 
 class ManagerSettings(Model):

@@ -1,0 +1,5 @@
+"""`python -m provider` is `bootwright`."""
+
+from provider.cli.main import main
+
+main()
