@@ -1,42 +1,64 @@
 """
-The TFTP shell: read-only, boot files only, one port of its own for each transfer (RFC 1350 section 4).
+The TFTP shell: read-only, boot files only, a port of its own for each transfer (RFC 1350 section 4).
 
-A transfer is `wire.tftp_transfer.Transfer` over a memory-mapped file; this shell sends what it says and wakes it in time. All
-run in one loop; at most `TRANSFERS` at once, further requests are dropped and their clients ask again.
+A request comes in on the well-known port and becomes a `_Session`: `wire.tftp_transfer.Transfer` with a socket that is
+connected to its client, so that the kernel keeps strangers out and says when the client's port is closed. Packets are
+handled where they arrive, in callbacks of the loop: forty clients at 1,468 bytes a block leave no time for a task switch
+each. A session's task only fetches the file, waits for the end, and reports it.
+
+Files are read whole, in a thread, and held once for all who are downloading them. They are not mapped: a file that
+somebody shortens in place while it is mapped ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
+import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 
-from provider.domain.errors import MalformedPacketError
+from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError
 from provider.domain.mac import MacAddress
+from provider.kit.threads import Threads
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import BootWatch
-from provider.wire import tftp
-from provider.wire.tftp import ErrorCode, ReadRequest
-from provider.wire.tftp_transfer import Limits, Transfer, negotiate
+from provider.wire import tftp, tftp_transfer
+from provider.wire.tftp import ErrorCode
+from provider.wire.tftp_transfer import Limits, Outcome, Transfer
 
 log = structlog.get_logger()
 
 TRANSFERS = 2000
-"""Most transfers at once; each holds one socket."""
+"""Most transfers at once, each with a socket; further requests are dropped, and their clients ask again."""
 
+TRANSFERS_PER_ADDRESS = 200
+"""Most transfers at once to one IP address, so that one client cannot use up the others'."""
+
+LONGEST_TRANSFER_SECONDS = 1800.0
+"""Whoever is slower than this, block by block, is cut off."""
+
+MOST_FILE_BYTES = 256 << 20
+"""A larger file is not for TFTP; memory holds each file that is under way."""
+
+_MOST_DATAGRAM_BYTES = 2048
 _BATCH = 64
+"""Datagrams read from one socket before the others have their turn."""
+
+_Endpoint = tuple[str, int]
 
 
 class TftpServer:
     """
-    Serves `files` (name to path) on the given interfaces. Call `start`, which binds, then `run`.
+    Serves `files` (name to path, None for a name that is not served) on the given interfaces and their addresses.
 
-    `mac_of` tells whose address a client has, for the machine's events.
+    `mac_of` tells whose IP address a client has, for the machine's events. Call `start`, which binds, then `run`.
     """
 
     def __init__(
@@ -54,169 +76,285 @@ class TftpServer:
         self._limits = limits
         self._watch = watch
         self._mac_of = mac_of
-        self._sockets: list[tuple[socket.socket, str, str]] = []
-        self._clients: set[tuple[str, int]] = set()
+        self._listening: list[_Listening] = []
+        self._sessions: dict[_Endpoint, _Session] = {}
+        self._transfers: Counter[str] = Counter()
+        self._contents = _Contents()
 
     async def start(self) -> None:
         """
         Bind all sockets.
 
         Raises:
-            PermanentError: If the port cannot be had.
+            PermanentError: If the port cannot be had; says what to do.
         """
-        for interface, address in self._interfaces:
-            self._sockets.append((sockets.bind_udp(interface, self._port), interface, address))
+        try:
+            for interface, address in self._interfaces:
+                self._listening.append(_Listening(sockets.bind_udp(interface, self._port), interface, address))
+        except PermanentError:
+            self._close()
+            raise
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails. A transfer that fails is logged alone."""
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            for sock, interface, address in self._sockets:
-                loop.add_reader(sock, self._readable, sock, interface, address, group)
-            try:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for listening in self._listening:
+                    loop.add_reader(listening.sock, self._readable, listening, group)
                 await asyncio.Event().wait()
-            finally:
-                for sock, _interface, _address in self._sockets:
-                    loop.remove_reader(sock)
-                    sock.close()
+        finally:
+            for listening in self._listening:
+                loop.remove_reader(listening.sock)
+            self._close()
 
-    def _readable(self, sock: socket.socket, interface: str, address: str, group: asyncio.TaskGroup) -> None:
+    def _close(self) -> None:
+        for listening in self._listening:
+            listening.sock.close()
+        self._listening.clear()
+        self._contents.close()
+
+    def _readable(self, listening: _Listening, group: asyncio.TaskGroup) -> None:
         for _ in range(_BATCH):
             try:
-                raw, client = sock.recvfrom(2048)
-            except OSError:
+                raw, client = listening.sock.recvfrom(_MOST_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("tftp.receive_failed", interface=listening.interface, error=str(error))
                 return
             try:
-                message = tftp.decode(raw)
+                packet = tftp.decode(raw)
             except MalformedPacketError as error:
                 log.info("tftp.malformed", source=client[0], error=str(error))
                 continue
-            if not isinstance(message, ReadRequest):
-                _refuse(sock, client, ErrorCode.ILLEGAL_OPERATION, "this server only answers read requests")
-                continue
-            if client in self._clients:
-                continue  # The request again: its first answer is on the way.
-            if len(self._clients) >= TRANSFERS:
-                log.warning("tftp.dropped", source=client[0], reason=f"{TRANSFERS} transfers are under way")
-                continue
-            self._clients.add(client)
-            group.create_task(self._serve(message, interface, address, client), name=f"tftp {client[0]}")
+            self._received(packet, client, listening, group)
 
-    async def _serve(self, request: ReadRequest, interface: str, address: str, client: tuple[str, int]) -> None:
+    def _received(
+        self, packet: tftp.Packet, client: _Endpoint, listening: _Listening, group: asyncio.TaskGroup
+    ) -> None:
+        log.debug("tftp.received", source=client[0], packet=packet)
+        match packet, tftp_transfer.requested_file(packet):
+            case _, tftp.Error() as error:
+                self._refuse(listening, client, error)
+            case tftp.ReadRequest(), str(file):
+                self._begin(packet, file, client, listening, group)
+
+    def _begin(
+        self,
+        request: tftp.ReadRequest,
+        file: str,
+        client: _Endpoint,
+        listening: _Listening,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        before = self._sessions.get(client)
+        if before is not None and before.is_repeated(request):
+            return
+        if not self._has_room_for(client):
+            return
+        session = _Session(request, file, client, supersedes=before)
+        self._sessions[client] = session
+        self._transfers[client[0]] += 1
+        group.create_task(self._serve(session, listening), name=f"tftp {client[0]}")
+
+    def _has_room_for(self, client: _Endpoint) -> bool:
+        if self._transfers[client[0]] >= TRANSFERS_PER_ADDRESS:
+            log.warning("tftp.dropped", source=client[0], reason=f"it has {TRANSFERS_PER_ADDRESS} transfers already")
+            return False
+        if self._transfers.total() >= TRANSFERS:
+            log.warning("tftp.dropped", source=client[0], reason=f"{TRANSFERS} transfers are under way")
+            return False
+        return True
+
+    async def _serve(self, session: _Session, listening: _Listening) -> None:
         """One transfer; whatever goes wrong ends only this one."""
         try:
-            with sockets.bind_udp(interface, 0, address=address) as sock:
-                await self._transfer(request, sock, client)
+            await self._transfer(session, listening)
+        except BootwrightError as error:
+            log.warning("tftp.crashed", source=session.client[0], file=session.file, error=str(error), hint=error.hint)
         except Exception:
-            log.exception("tftp.crashed", source=client[0], file=request.file)
+            log.exception("tftp.crashed", source=session.client[0], file=session.file)
         finally:
-            self._clients.discard(client)
+            self._forget(session)
 
-    async def _transfer(self, request: ReadRequest, sock: socket.socket, client: tuple[str, int]) -> None:
-        if request.mode not in ("octet", "netascii", "mail"):
-            _refuse(sock, client, ErrorCode.ILLEGAL_OPERATION, f"mode {request.mode} is unknown")
-            return
-        if request.mode != "octet":
-            _refuse(sock, client, ErrorCode.ILLEGAL_OPERATION, "boot files are binary: use mode octet")
-            return
-        name = file_name(request.file)
-        path = None if name is None else self._files(name)
+    def _forget(self, session: _Session) -> None:
+        if self._sessions.get(session.client) is session:
+            del self._sessions[session.client]
+        self._transfers[session.client[0]] -= 1
+        if not self._transfers[session.client[0]]:
+            del self._transfers[session.client[0]]
+
+    async def _transfer(self, session: _Session, listening: _Listening) -> None:
+        path = self._files(session.file)
         if path is None:
-            self._note(client, "tftp.failed", file=request.file[:200], reason="no such boot file")
-            _refuse(sock, client, ErrorCode.NOT_FOUND, f"there is no boot file {request.file[:200]}")
+            self._note(session, "tftp.failed", reason="no such boot file")
+            error = tftp.Error(ErrorCode.FILE_NOT_FOUND, "there is no such boot file")
+            self._refuse(listening, session.client, error)
             return
-        with contextlib.ExitStack() as stack:
-            try:
-                content = _map(path, stack)
-            except OSError as error:
-                self._note(client, "tftp.failed", file=path.name, reason=str(error.strerror))
-                _refuse(sock, client, ErrorCode.UNDEFINED, "the file cannot be read just now")
-                return
-            transfer = Transfer(
-                read=lambda offset, length: content[offset : offset + length],
-                size=len(content),
-                agreed=negotiate(request, len(content), self._limits),
-                retries_left=self._limits.retries,
-            )
-            started = asyncio.get_running_loop().time()
-            await _drive(transfer, sock, client)
-            seconds = round(asyncio.get_running_loop().time() - started, 3)
-        if transfer.outcome == "done":
-            self._note(client, "tftp.sent", file=path.name, bytes=transfer.size, seconds=seconds)
-        elif transfer.outcome == "gave_up":
-            self._note(client, "tftp.failed", file=path.name, reason="the client fell silent")
-
-    def _note(self, client: tuple[str, int], event: str, **data: str | int | float) -> None:
-        mac = self._mac_of(client[0])
-        if mac is None:
-            log.info(event, source=client[0], **data)
-        else:
-            self._watch.note(mac, event, **data)
-
-
-def file_name(wanted: str) -> str | None:
-    """
-    The name inside the boot files that a client means: Windows separators (edge case 32), a leading slash, and `.` are
-    forgiven; `..` is not.
-    """
-    path = PurePosixPath(wanted.replace("\\", "/"))
-    parts = [part for part in path.parts if part != "/"]
-    if not parts or ".." in parts or "\0" in wanted:
-        return None
-    return "/".join(parts)
-
-
-async def _drive(transfer: Transfer, sock: socket.socket, client: tuple[str, int]) -> None:
-    """Let the transfer run its course over the socket."""
-    loop = asyncio.get_running_loop()
-    replies = transfer.start(loop.time())
-    while transfer.outcome is None:
-        for datagram in replies:
-            await _send(loop, sock, datagram, client)
         try:
-            async with asyncio.timeout_at(transfer.deadline):
-                raw, source = await loop.sock_recvfrom(sock, 2048)
-        except TimeoutError:
-            replies = transfer.on_timer(loop.time())
+            content = await self._contents.read(path)
+        except OSError as error:
+            self._note(session, "tftp.failed", reason=str(error))
+            self._refuse(listening, session.client, tftp.Error(ErrorCode.UNDEFINED, "the file cannot be read"))
+            return
+        started = asyncio.get_running_loop().time()
+        transfer = Transfer(content.data, session.request, self._limits)
+        with sockets.bind_udp(listening.interface, 0, address=listening.address) as sock:
+            sock.connect(session.client)
+            await session.run(transfer, sock)
+        seconds = round(asyncio.get_running_loop().time() - started, 3)
+        self._ended(session, transfer, seconds)
+
+    def _ended(self, session: _Session, transfer: Transfer, seconds: float) -> None:
+        match transfer.outcome:
+            case Outcome.DONE:
+                self._note(session, "tftp.sent", bytes=len(transfer.content), seconds=seconds)
+            case Outcome.PROBED:
+                log.debug("tftp.probed", source=session.client[0], file=session.file)
+            case _ if session.superseded:
+                log.debug("tftp.superseded", source=session.client[0], file=session.file)
+            case _:
+                self._note(session, "tftp.failed", reason=transfer.reason or "it took too long")
+
+    def _note(self, session: _Session, event: str, **data: str | int | float) -> None:
+        mac = self._mac_of(session.client[0])
+        if mac is None:
+            log.info(event, source=session.client[0], file=session.file, **data)
         else:
-            replies = _heard(transfer, raw, source, client, sock, loop.time())
-    for datagram in replies:
-        await _send(loop, sock, datagram, client)
+            self._watch.note(mac, event, file=session.file, **data)
+
+    def _refuse(self, listening: _Listening, client: _Endpoint, error: tftp.Error) -> None:
+        log.info("tftp.refused", source=client[0], reason=error.message)
+        with contextlib.suppress(OSError):  # The answer is lost, as any datagram may be; the client asks again.
+            listening.sock.sendto(tftp.encode(error), client)
 
 
-def _heard(
-    transfer: Transfer, raw: bytes, source: tuple[str, int], client: tuple[str, int], sock: socket.socket, now: float
-) -> list[bytes]:
-    if source != client:
-        _refuse(sock, source, ErrorCode.UNKNOWN_TRANSFER, "this port serves another client")
-        return []
-    try:
-        message = tftp.decode(raw)
-    except MalformedPacketError as error:
-        log.info("tftp.malformed", source=source[0], error=str(error))
-        return []
-    match message:
-        case tftp.Ack(block=block):
-            return transfer.on_ack(block, now)
-        case tftp.Error():
-            transfer.on_error()
-    return []
+@dataclass(frozen=True)
+class _Listening:
+    """The well-known port on one interface; `address` is what transfers are sent from."""
+
+    sock: socket.socket
+    interface: str
+    address: str
 
 
-async def _send(loop: asyncio.AbstractEventLoop, sock: socket.socket, datagram: bytes, client: tuple[str, int]) -> None:
-    # A datagram that cannot be sent now is a lost one: the transfer's timer repeats it.
-    with contextlib.suppress(OSError):
-        await loop.sock_sendto(sock, datagram, client)
+class _Session:
+    """
+    One client's transfer. `run` drives it: packets and time arrive as callbacks until there is an outcome.
+
+    A client is its address and port, and some ROMs always use the same port. So a request from a port that has a
+    session is either the same again, because our first answer was lost, or a new one that supersedes the old.
+    """
+
+    def __init__(self, request: tftp.ReadRequest, file: str, client: _Endpoint, *, supersedes: _Session | None) -> None:
+        self.request = request
+        self.file = file
+        self.client = client
+        self.superseded = False
+        if supersedes is not None:
+            supersedes.superseded = True
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._transfer: Transfer | None = None
+        self._sock: socket.socket
+        self._timer: asyncio.TimerHandle
+
+    def is_repeated(self, request: tftp.ReadRequest) -> bool:
+        """Take a request from the same port; True if it is this session's own, and has been seen to."""
+        if request != self.request:
+            return False
+        if self._transfer is None:
+            return True
+        if self._transfer.is_under_way:
+            return False
+        self._send(self._transfer.on_repeated_request(self._loop.time()))
+        return True
+
+    async def run(self, transfer: Transfer, sock: socket.socket) -> None:
+        """Drive the transfer to its end over a connected socket."""
+        self._transfer, self._sock = transfer, sock
+        self._send(transfer.start(self._loop.time()))
+        self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
+        self._loop.add_reader(sock, self._readable, transfer)
+        try:
+            async with asyncio.timeout(LONGEST_TRANSFER_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            log.info("tftp.cut_off", source=self.client[0], file=self.file, seconds=LONGEST_TRANSFER_SECONDS)
+        finally:
+            self._timer.cancel()
+            self._loop.remove_reader(sock)
+
+    def _readable(self, transfer: Transfer) -> None:
+        for _ in range(_BATCH):
+            try:
+                packet = tftp.decode(self._sock.recv(_MOST_DATAGRAM_BYTES))
+            except BlockingIOError:
+                return
+            except ConnectionRefusedError:
+                transfer.on_port_closed()
+            except OSError as error:
+                log.info("tftp.receive_failed", source=self.client[0], error=str(error))
+                return
+            except MalformedPacketError as error:
+                log.info("tftp.malformed", source=self.client[0], error=str(error))
+            else:
+                self._send(transfer.on_packet(packet, self._loop.time()))
+            if transfer.outcome is not None:
+                self._ended.set()
+                return
+
+    def _on_time(self, transfer: Transfer) -> None:
+        """The deadline that the timer was set to is there; most often it has moved on since."""
+        self._send(transfer.on_timer(self._loop.time()))
+        if transfer.outcome is not None:
+            self._ended.set()
+            return
+        self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
+
+    def _send(self, datagrams: Sequence[bytes]) -> None:
+        # A datagram that cannot be sent now is a lost one: the transfer sends it again. What ICMP told of earlier ones
+        # is also raised here, and comes again with the next.
+        with contextlib.suppress(OSError):
+            for datagram in datagrams:
+                self._sock.send(datagram)
 
 
-def _refuse(sock: socket.socket, client: tuple[str, int], code: ErrorCode, message: str) -> None:
-    with contextlib.suppress(OSError):
-        sock.sendto(tftp.encode_error(code, message), client)
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """What is in a file; lives as long as somebody sends it."""
+
+    data: bytes
 
 
-def _map(path: Path, stack: contextlib.ExitStack) -> mmap.mmap | bytes:
-    """The file's content without reading it now; an empty file cannot be mapped."""
-    file = stack.enter_context(path.open("rb"))
-    if path.stat().st_size == 0:
-        return b""
-    return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+class _Contents:
+    """Reads files in a thread of its own; whoever asks for one that is being sent gets the same copy."""
+
+    def __init__(self) -> None:
+        self._threads = Threads("tftp-files", 1)
+        self._held: WeakValueDictionary[tuple[Path, int, int, int], _Content] = WeakValueDictionary()
+
+    async def read(self, path: Path) -> _Content:
+        """
+        Give the content of a file.
+
+        Raises:
+            OSError: If it cannot be read, or is too large for TFTP.
+        """
+        return await self._threads.run(self._read, path)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._threads.close()
+
+    def _read(self, path: Path) -> _Content:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > MOST_FILE_BYTES:
+                raise OSError(f"{status.st_size} bytes are too many for TFTP: serve it by HTTP")
+            key = (path, status.st_ino, status.st_mtime_ns, status.st_size)
+            content = self._held.get(key)
+            if content is None:
+                content = self._held[key] = _Content(file.read(MOST_FILE_BYTES))
+            return content

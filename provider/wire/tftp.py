@@ -1,117 +1,204 @@
 """
-TFTP packets: RFC 1350, options of RFC 2347 to 2349 and 7440. The packet classes are tftpy's; this is the one module of ours
-that knows them, and it gives plain values to the others.
+TFTP packets (RFC 1350, options as in RFC 2347) to and from bytes.
+
+The bytes are made and read by tftpy's packet types, which this module alone imports. Around them stands what they leave
+open: any bytes end in a packet or in `MalformedPacketError`, option names are compared without case, a request is never
+longer than the RFC allows, and what firmware is known to get wrong is read as it was meant.
 """
 
 from __future__ import annotations
 
+import logging
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketOACK
+from tftpy import TftpPacketTypes
+from tftpy.TftpShared import TftpException
 
 from provider.domain.errors import MalformedPacketError
 
-BLOCK_SIZE = 512
-"""Bytes of a block when nothing else was negotiated (RFC 1350 section 2)."""
+# It logs each ERROR that a client sends, past our own logs and at level error.
+logging.getLogger(TftpPacketTypes.__name__).disabled = True
+
+MAX_REQUEST_BYTES = 512
+"""A request that is longer is none (RFC 2347, "Packet Formats")."""
+
+OCTET = "octet"
 
 
 class ErrorCode(IntEnum):
-    """RFC 1350 appendix I, and 8 of RFC 2347."""
+    """RFC 1350 appendix, and code 8 of RFC 2347."""
 
     UNDEFINED = 0
-    NOT_FOUND = 1
+    FILE_NOT_FOUND = 1
     ACCESS_VIOLATION = 2
+    DISK_FULL = 3
     ILLEGAL_OPERATION = 4
     UNKNOWN_TRANSFER = 5
+    FILE_EXISTS = 6
+    NO_SUCH_USER = 7
     OPTIONS_REFUSED = 8
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """RRQ. `mode` is lower case; options have lower-case names, and the text that the client sent as values."""
+    """RRQ. Option names are in lower case; `mode` too."""
 
-    file: str
-    mode: str
-    options: dict[str, str] = field(default_factory=dict)
+    name: str
+    mode: str = OCTET
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WriteRequest:
+    """WRQ; we never agree to one."""
+
+    name: str
+    mode: str = OCTET
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """DATA. `block` is the 16-bit number on the wire."""
+
+    block: int
+    content: bytes
 
 
 @dataclass(frozen=True)
 class Ack:
-    """ACK of one block; 0 acknowledges an OACK."""
+    """ACK. `block` is the 16-bit number on the wire."""
 
     block: int
 
 
 @dataclass(frozen=True)
 class Error:
-    """ERROR: the sender has given up."""
+    """ERROR. It ends a transfer and is never answered. `code` may be one that no RFC knows."""
 
     code: int
-    message: str
+    message: str = ""
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A message that only servers send, or that would write: answered with an error."""
+class OptionAck:
+    """OACK: the options that the server agrees to, with its own values."""
 
-    what: str
-
-
-Message = ReadRequest | Ack | Error | Refused
+    options: Mapping[str, str]
 
 
-def decode(raw: bytes) -> Message:
+Packet = ReadRequest | WriteRequest | Data | Ack | Error | OptionAck
+
+
+def decode(raw: bytes) -> Packet:
     """
-    Parse one datagram from a client.
+    Parse one TFTP packet from a UDP payload.
 
     Raises:
-        MalformedPacketError: If it is not a TFTP packet; names the field and its offset in bytes.
+        MalformedPacketError: If `raw` is none; names the field and its offset in bytes.
     """
-    if len(raw) < 4:
-        raise MalformedPacketError(f"only {len(raw)} bytes", field="opcode", offset=0)
-    match int.from_bytes(raw[:2], "big"):
-        case 1:
-            return _read_request(raw)
-        case 2:
-            return Refused("write request")
-        case 3 | 6:
-            return Refused("message of a server")
-        case 4:
-            return Ack(int.from_bytes(raw[2:4], "big"))
-        case 5:
-            message = raw[4:].split(b"\0", 1)[0].decode("ascii", "replace")
-            return Error(int.from_bytes(raw[2:4], "big"), message)
-        case opcode:
-            raise MalformedPacketError(f"opcode is {opcode}", field="opcode", offset=0)
+    opcode = int.from_bytes(raw[:2], "big") if len(raw) >= 2 else 0
+    reader = _READERS.get(opcode)
+    if reader is None:
+        raise MalformedPacketError("not a TFTP packet", field="opcode", offset=0)
+    return reader(raw)
 
 
-def encode_data(block: int, chunk: bytes) -> bytes:
-    """DATA; `block` counts from 1 and wraps to 0 after 65535."""
-    packet = TftpPacketDAT()
-    packet.blocknumber, packet.data = block % 65536, chunk
-    return bytes(packet.encode().buffer)
+def encode(packet: Packet) -> bytes:
+    """Make the UDP payload. Names, options and messages must be ASCII without NUL; the mode of a request is octet."""
+    match packet:
+        case ReadRequest() | WriteRequest():
+            raw = (
+                TftpPacketTypes.TftpPacketRRQ() if isinstance(packet, ReadRequest) else TftpPacketTypes.TftpPacketWRQ()
+            )
+            raw.filename, raw.mode, raw.options = packet.name, packet.mode, packet.options
+        case Data():
+            raw = TftpPacketTypes.TftpPacketDAT()
+            raw.blocknumber, raw.data = packet.block, packet.content
+        case Ack():
+            raw = TftpPacketTypes.TftpPacketACK()
+            raw.blocknumber = packet.block
+        case Error():
+            raw = TftpPacketTypes.TftpPacketERR()
+            raw.errorcode = packet.code
+            raw.errmsgs = {packet.code: packet.message.encode("ascii")}  # Else it sends a text of its own.
+        case OptionAck():
+            raw = TftpPacketTypes.TftpPacketOACK()
+            raw.options = packet.options
+    encoded: bytes = raw.encode().buffer
+    return encoded
 
 
-def encode_options(options: dict[str, str]) -> bytes:
-    """OACK (RFC 2347)."""
-    packet = TftpPacketOACK()
-    packet.options = dict(options)
-    return bytes(packet.encode().buffer)
+def _request(raw: bytes) -> ReadRequest | WriteRequest:
+    """
+    Read a RRQ or WRQ.
+
+    Two habits of PXE ROMs are forgiven: none or many NUL bytes at the end, and 0xFF behind the file name, which is the end
+    mark of the DHCP options where it was copied from.
+    """
+    if len(raw) > MAX_REQUEST_BYTES:
+        raise MalformedPacketError("longer than a request may be", field="request", offset=MAX_REQUEST_BYTES)
+    packet = TftpPacketTypes.TftpPacketRRQ()
+    packet.buffer = raw.rstrip(b"\0").replace(b"\xff\0", b"\0", 1) + b"\0"
+    try:
+        packet.decode()
+    except (TftpException, AssertionError, UnicodeDecodeError, struct.error) as error:
+        raise MalformedPacketError("not a request", field=_unread_field(raw), offset=2) from error
+    kind = ReadRequest if raw[1] == _RRQ else WriteRequest
+    return kind(packet.filename, packet.mode, {name.lower(): value for name, value in packet.options.items()})
 
 
-def encode_error(code: ErrorCode, message: str) -> bytes:
-    """ERROR with a message for the person in front of the screen; tftpy's own class cannot carry one."""
-    return b"\0\5" + int(code).to_bytes(2, "big") + message.encode("ascii", "replace")[:480] + b"\0"
+def _unread_field(raw: bytes) -> str:
+    """Which part of a request cannot be read."""
+    name, mode, *_ = [*raw[2:].split(b"\0"), b"", b""]
+    if not name.isascii() or raw.count(b"\0", 2) == 0:
+        return "file name"
+    return "options" if mode.isascii() and raw.count(b"\0", 2) > 1 else "mode"
 
 
-def _read_request(raw: bytes) -> ReadRequest:
-    """RRQ by hand: tftpy's decoder wants a NUL at the very end and decodes names as latin-1 without complaint."""
-    fields = raw[2:].split(b"\0")
-    if len(fields) < 3:
-        raise MalformedPacketError("file name and mode do not end", field="mode", offset=len(raw))
-    name, mode, *rest = (part.decode("utf-8", "replace") for part in fields[:-1])
-    if not name:
-        raise MalformedPacketError("the file name is empty", field="file name", offset=2)
-    options = {key.lower(): value for key, value in zip(rest[::2], rest[1::2], strict=False)}
-    return ReadRequest(file=name, mode=mode.lower(), options=options)
+def _data(raw: bytes) -> Data:
+    _at_least(4, raw)
+    packet = TftpPacketTypes.TftpPacketDAT()
+    packet.buffer = raw
+    packet.decode()
+    return Data(packet.blocknumber, packet.data)
+
+
+def _ack(raw: bytes) -> Ack:
+    _at_least(4, raw)
+    packet = TftpPacketTypes.TftpPacketACK()
+    packet.buffer = raw
+    packet.decode()
+    return Ack(packet.blocknumber)
+
+
+def _error(raw: bytes) -> Error:
+    """Read an ERROR; a text that is missing, unterminated or not ASCII does not make it any less of one."""
+    _at_least(4, raw)
+    code, text = raw[:4], raw[4:].partition(b"\0")[0]
+    packet = TftpPacketTypes.TftpPacketERR()
+    packet.buffer = code + text + b"\0"
+    packet.decode()
+    return Error(packet.errorcode, (packet.errmsg or b"").decode("ascii", errors="replace"))
+
+
+def _option_ack(raw: bytes) -> OptionAck:
+    packet = TftpPacketTypes.TftpPacketOACK()
+    packet.buffer = raw
+    try:
+        packet.decode()
+    except (TftpException, AssertionError, UnicodeDecodeError, struct.error) as error:
+        raise MalformedPacketError("not an option acknowledgement", field="options", offset=2) from error
+    return OptionAck({name.lower(): value for name, value in packet.options.items()})
+
+
+def _at_least(size: int, raw: bytes) -> None:
+    if len(raw) < size:
+        raise MalformedPacketError("cut off", field="block or code", offset=len(raw))
+
+
+_RRQ, _WRQ = 1, 2
+_READERS = {_RRQ: _request, _WRQ: _request, 3: _data, 4: _ack, 5: _error, 6: _option_ack}

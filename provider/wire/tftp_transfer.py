@@ -1,22 +1,39 @@
 """
-One file to one client: the sending half of TFTP as a pure machine.
+One TFTP download, seen from the server: which datagrams to send, and when to send them again.
 
-The shell sends what `start`, `on_ack` and `on_timer` return, and calls `on_timer` when `deadline` has passed. A window of
-blocks is under way at a time (RFC 7440; without the option it is one block, as RFC 1350 has it). Duplicate ACKs are never
-answered: that would double every later block (the sorcerer's apprentice, RFC 1123 section 4.2.3.1). Only the timer repeats.
+`requested_file` says what a first packet asks for, or the ERROR that answers it. `Transfer` is then told of each ACK,
+each ERROR and the passing of `deadline`, and answers with the datagrams to send next, until `outcome` is set.
+
+Blocks are counted from 1 without an end inside and modulo 65,536 on the wire, so files of any size roll over to block 0,
+as all clients we know do. A window (RFC 7440) is a number of blocks sent for one ACK; without that option it is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from provider.wire import tftp
-from provider.wire.tftp import ErrorCode, ReadRequest
 
-MAX_BLOCK_SIZE = 65464
-WRAP = 65536
+BLOCKS_ON_WIRE = 1 << 16
+
+DEFAULT_BLOCK_SIZE = 512
+
+MOST_BYTES_IN_FLIGHT = 128 << 10
+"""A window is never larger; more than that is lost in the socket buffers of either end."""
+
+
+class Outcome(StrEnum):
+    """How a transfer ended."""
+
+    DONE = "done"
+    """The client acknowledged the last block, or closed its port when only that acknowledgement was missing."""
+    PROBED = "probed"
+    """The client wanted the options only: firmware asks for the size first, and then again for the file."""
+    ABORTED = "aborted"
+    """The client sent an ERROR, or closed its port."""
+    GAVE_UP = "gave_up"
+    """The client fell silent."""
 
 
 @dataclass(frozen=True)
@@ -24,126 +41,180 @@ class Limits:
     """What we agree to at most."""
 
     block_size: int = 1468
-    window_size: int = 16
-    retry_after: float = 1.0  # seconds
+    """Bytes of a block (RFC 2348); 1468 fill an Ethernet frame."""
+    window_size: int = 64
+    """Blocks sent for one ACK (RFC 7440)."""
+    retry_after: float = 1.0
+    """Seconds until what was not acknowledged is sent again, unless the client asks for another time (RFC 2349)."""
     retries: int = 6
+    """How often, until we give up."""
 
 
-@dataclass(frozen=True)
-class Negotiated:
-    """What client and server agreed on; `accepted` goes out as OACK if it is not empty."""
-
-    block_size: int
-    window_size: int
-    retry_after: float
-    accepted: dict[str, str]
-
-
-def negotiate(request: ReadRequest, size: int, limits: Limits) -> Negotiated:
+def requested_file(packet: tftp.Packet) -> str | tftp.Error | None:
     """
-    Answer the client's options: each is accepted, lowered, or left out, which refuses it (RFC 2347).
+    Say which file the first packet of a client asks for, as a relative path with `/`.
 
-    `blksize` RFC 2348, `timeout` (1 to 255 s) and `tsize` RFC 2349, `windowsize` RFC 7440.
+    None if the packet is not the first of anything, and deserves no answer. What stands behind the name is up to the
+    caller; that it cannot leave a folder is seen to here.
     """
-    accepted: dict[str, str] = {}
-    block_size, window_size, retry_after = tftp.BLOCK_SIZE, 1, limits.retry_after
-    for name, text in request.options.items():
-        value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-        if name == "blksize" and 8 <= value <= MAX_BLOCK_SIZE:
-            block_size = min(value, limits.block_size)
-            accepted[name] = str(block_size)
-        elif name == "windowsize" and 1 <= value <= 65535:
-            window_size = min(value, limits.window_size)
-            accepted[name] = str(window_size)
-        elif name == "timeout" and 1 <= value <= 255:
-            retry_after = float(value)
-            accepted[name] = text
-        elif name == "tsize" and value >= 0:
-            accepted[name] = str(size)
-    return Negotiated(block_size, window_size, retry_after, accepted)
+    match packet:
+        case tftp.WriteRequest():
+            return tftp.Error(tftp.ErrorCode.ACCESS_VIOLATION, "files can only be read here")
+        case tftp.ReadRequest(mode=mode) if mode != tftp.OCTET:
+            return tftp.Error(tftp.ErrorCode.ILLEGAL_OPERATION, f"mode {_printable(mode)} is not served, use octet")
+        case tftp.ReadRequest(name=name):
+            return _relative(name)
+        case _:
+            return None
+
+
+def _relative(name: str) -> str | tftp.Error:
+    """Read a file name: some ROMs write it with backslashes (edge case 32), many with a slash in front."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts:
+        return tftp.Error(tftp.ErrorCode.ACCESS_VIOLATION, "no file outside of the boot files is served")
+    if not parts or not name.isprintable():
+        return tftp.Error(tftp.ErrorCode.FILE_NOT_FOUND, "that is not a file name")
+    return "/".join(parts)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter for letter in text[:32] if letter.isprintable())
 
 
 @dataclass
 class Transfer:
     """
-    Send what `start`, `on_ack` and `on_timer` return; call `on_timer` at `deadline`.
+    One file on its way to one client.
 
-    `read(offset, length)` gives bytes of the file; it must not block.
+    Send what `start`, `on_packet` and `on_timer` return. Call `on_timer` once `deadline` has passed.
     """
 
-    read: Callable[[int, int], bytes]
-    size: int
-    agreed: Negotiated
-    retries_left: int
-    acknowledged: int = 0
-    """Blocks that the client has, in a row, counted from 1 without wrapping."""
-    deadline: float = 0.0  # monotonic seconds, as every `now`
-    outcome: Literal["done", "gave_up", "refused"] | None = None
-    _limit: int = 0
-    _opened: bool = False
+    content: bytes
+    request: tftp.ReadRequest
+    limits: Limits = field(default_factory=Limits)
+    deadline: float = 0.0
+    """In the caller's monotonic seconds, as every `now`."""
+    outcome: Outcome | None = None
+    reason: str = ""
+    """Why it did not end well."""
 
     def __post_init__(self) -> None:
-        self._limit = self.retries_left
-        self._opened = not self.agreed.accepted
+        agreed = negotiate(self.request, len(self.content), self.limits)
+        self._option_ack = tftp.encode(tftp.OptionAck(agreed)) if agreed else b""
+        self._block_size = int(agreed.get("blksize", DEFAULT_BLOCK_SIZE))
+        self._window = int(agreed.get("windowsize", 1))
+        self._retry_after = float(agreed.get("timeout", self.limits.retry_after))
+        # A file whose size is a multiple of the block size ends with an empty block (RFC 1350 section 6).
+        self._last_block = len(self.content) // self._block_size + 1
+        self._acknowledged = -1 if agreed else 0
+        self._sent = 0
+        self._silences = 0
 
     @property
-    def blocks(self) -> int:
-        """How many blocks there are: the last one is shorter than the others, if need be empty."""
-        return self.size // self.agreed.block_size + 1
+    def is_under_way(self) -> bool:
+        """Whether the client has acknowledged anything."""
+        return self._acknowledged >= (0 if self._option_ack else 1)
 
     def start(self, now: float) -> list[bytes]:
-        """The first datagrams: the OACK if options were agreed on, else the first block."""
+        """Answer the request: with an OACK if there is something to agree on, else with data at once."""
         return self._send(now)
 
-    def on_ack(self, block: int, now: float) -> list[bytes]:
-        """An ACK came; `block` is the number on the wire."""
-        if self.outcome is not None:
-            return []
-        if not self._opened:
-            if block != 0:
+    def on_packet(self, packet: tftp.Packet, now: float) -> list[bytes]:
+        """Take a packet from the client."""
+        match packet:
+            case tftp.Ack(block):
+                return self._on_ack(block, now)
+            case tftp.Error(code, message):
+                self._end(Outcome.PROBED if self._acknowledged < 0 else Outcome.ABORTED)
+                self.reason = f"the client says: {_printable(message)} (code {code})"
                 return []
-            self._opened = True
-            self.retries_left = self._limit
-            return self._send(now)
-        reached = self._unwrap(block)
-        if reached is None:
-            return []
-        self.acknowledged = reached
-        self.retries_left = self._limit
-        if reached == self.blocks:
-            self.outcome = "done"
-            return []
-        return self._send(now)
+            case _:
+                return []
 
     def on_timer(self, now: float) -> list[bytes]:
-        """The deadline has passed: repeat what is not acknowledged, or give up."""
-        if self.outcome is not None:
+        """Send again what was not acknowledged, or give up."""
+        if now < self.deadline:
             return []
-        if self.retries_left == 0:
-            self.outcome = "gave_up"
-            return [tftp.encode_error(ErrorCode.UNDEFINED, "no acknowledgement came: giving up")]
-        self.retries_left -= 1
+        self._silences += 1
+        if self._silences > self.limits.retries:
+            self._end(Outcome.GAVE_UP)
+            self.reason = f"no answer to {self._waiting_for()} after {self._silences} tries"
+            return []
         return self._send(now)
 
-    def on_error(self) -> None:
-        """The client said ERROR: often it only wanted to know the size (tsize), and has now what it needs."""
-        self.outcome = self.outcome or "refused"
+    def on_repeated_request(self, now: float) -> list[bytes]:
+        """Answer the request again: the first answer did not arrive, or not yet. Not once `is_under_way`."""
+        return [] if self.is_under_way else self._send(now)
 
-    def _unwrap(self, block: int) -> int | None:
-        """The true number of a block inside the window that is under way; None for duplicates and strays."""
-        last = min(self.acknowledged + self.agreed.window_size, self.blocks)
-        ahead = (block - self.acknowledged) % WRAP
-        reached = self.acknowledged + ahead
-        return reached if ahead and reached <= last else None
+    def on_port_closed(self) -> None:
+        """ICMP says that nobody listens at the client's port any more: it has all, and its last ACK was lost; or it is gone."""
+        if self._sent == self._last_block and self._silences > 0:
+            self._end(Outcome.DONE)
+            return
+        self._end(Outcome.ABORTED)
+        self.reason = f"the client closed its port instead of acknowledging {self._waiting_for()}"
+
+    def _on_ack(self, block: int, now: float) -> list[bytes]:
+        """
+        Go on behind the acknowledged block.
+
+        An ACK that acknowledges nothing new is dropped, also inside a window, where RFC 7440 would allow to answer it:
+        whoever answers duplicates doubles every block that follows (RFC 1123 section 4.2.3.1).
+        """
+        news = (block - self._acknowledged) % BLOCKS_ON_WIRE
+        if news == 0 or self._acknowledged + news > self._sent:
+            return []
+        self._acknowledged += news
+        self._silences = 0
+        if self._acknowledged == self._last_block:
+            self._end(Outcome.DONE)
+            return []
+        return self._send(now)
 
     def _send(self, now: float) -> list[bytes]:
-        self.deadline = now + self.agreed.retry_after
-        if not self._opened:
-            return [tftp.encode_options(self.agreed.accepted)]
-        first = self.acknowledged + 1
-        last = min(self.acknowledged + self.agreed.window_size, self.blocks)
-        return [tftp.encode_data(number, self._chunk(number)) for number in range(first, last + 1)]
+        self.deadline = now + self._retry_after
+        if self._acknowledged < 0:
+            return [self._option_ack]
+        first = self._acknowledged + 1
+        self._sent = min(self._acknowledged + self._window, self._last_block)
+        return [self._data(block) for block in range(first, self._sent + 1)]
 
-    def _chunk(self, number: int) -> bytes:
-        offset = (number - 1) * self.agreed.block_size
-        return self.read(offset, min(self.agreed.block_size, max(0, self.size - offset)))
+    def _data(self, block: int) -> bytes:
+        begin = (block - 1) * self._block_size
+        return tftp.encode(tftp.Data(block % BLOCKS_ON_WIRE, self.content[begin : begin + self._block_size]))
+
+    def _waiting_for(self) -> str:
+        return "the options" if self._acknowledged < 0 else f"block {self._acknowledged + 1} of {self._last_block}"
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def negotiate(request: tftp.ReadRequest, size: int, limits: Limits) -> dict[str, str]:
+    """
+    Choose among the options of a request; what is unknown or out of range is left out, as RFC 2347 wants it.
+
+    `size` is the file's, in bytes.
+    """
+    agreed: dict[str, str] = {}
+    block_size = DEFAULT_BLOCK_SIZE
+    if (asked := _number(request, "blksize", 8, 65464)) is not None:
+        block_size = min(asked, limits.block_size)
+        agreed["blksize"] = str(block_size)
+    if (asked := _number(request, "timeout", 1, 255)) is not None:
+        agreed["timeout"] = str(asked)
+    if _number(request, "tsize", 0, None) is not None:
+        agreed["tsize"] = str(size)
+    if (asked := _number(request, "windowsize", 1, 65535)) is not None:
+        most = max(1, min(limits.window_size, MOST_BYTES_IN_FLIGHT // block_size))
+        agreed["windowsize"] = str(min(asked, most))
+    return agreed
+
+
+def _number(request: tftp.ReadRequest, option: str, least: int, most: int | None) -> int | None:
+    text = request.options.get(option, "")
+    if not (text.isascii() and text.isdigit()):
+        return None
+    number = int(text)
+    return number if number >= least and (most is None or number <= most) else None
