@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bootassets import layers, manifest, programs
+from bootassets import agent_layer, base_layer, manifest, programs
+from bootassets.progress import Progress, silent
 from provider.domain.errors import PermanentError, SettingsError
 
 ARCHITECTURES = ("x86_64",)
@@ -25,7 +26,7 @@ ARCHITECTURES = ("x86_64",)
 def build(
     out_dir: Path,
     architecture: str = "x86_64",
-    progress: layers.Progress = layers.silent,
+    progress: Progress = silent,
     *,
     force: bool = False,
     cache_dir: Path | None = None,
@@ -42,12 +43,12 @@ def build(
         raise PermanentError(f"no agent image is built for {architecture}", hint=f"known: {', '.join(ARCHITECTURES)}")
     out_dir, cache = out_dir.absolute(), (cache_dir or default_cache()).absolute()
     with _locked(cache):
-        sources = {"base": layers.base_digest(architecture), "agent": layers.agent_digest()}
+        sources = {"base": base_layer.digest(architecture), "agent": agent_layer.digest()}
         if not force and (present := _complete(out_dir, sources)):
             return present
         programs.require_all()
-        base = None if force else layers.find_base(cache, architecture)
-        base = base or layers.build_base(cache, architecture, progress)
+        base = None if force else base_layer.find(cache, architecture)
+        base = base or base_layer.build(cache, architecture, progress)
         progress("packing the agent", 0.95)
         made = _assemble(out_dir, architecture, base, sources)
         progress("done", 1.0)
@@ -78,13 +79,15 @@ def _complete(out_dir: Path, sources: dict[str, str]) -> manifest.Manifest | Non
     return present if same else None
 
 
-def _assemble(out_dir: Path, architecture: str, base: layers.Base, sources: dict[str, str]) -> manifest.Manifest:
+def _assemble(
+    out_dir: Path, architecture: str, base: base_layer.BaseLayer, sources: dict[str, str]
+) -> manifest.Manifest:
     out_dir.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=out_dir))
     try:
         image = manifest.Image(f"{architecture}/vmlinuz", f"{architecture}/initramfs.zst")
         _write_image(fresh, image, base)
-        for nbp in base.nbps():
+        for nbp in base.nbps:
             _copy(nbp, fresh / "boot" / nbp.name)
         made = _describe(fresh, architecture, image, base, sources)
         _publish(fresh, out_dir, made)
@@ -93,13 +96,10 @@ def _assemble(out_dir: Path, architecture: str, base: layers.Base, sources: dict
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_image(fresh: Path, image: manifest.Image, base: layers.Base) -> None:
+def _write_image(fresh: Path, image: manifest.Image, base: base_layer.BaseLayer) -> None:
     _copy(base.kernel, fresh / image.kernel)
-    agent_layer = fresh / "agent.cpio.zst"
-    layers.build_agent(base, agent_layer, fresh / "scratch")
-    initramfs = fresh / image.initramfs
-    initramfs.write_bytes(base.archive.read_bytes() + agent_layer.read_bytes())
-    agent_layer.unlink()
+    agent = agent_layer.build(base, fresh / "scratch")
+    (fresh / image.initramfs).write_bytes(base.archive.read_bytes() + agent)
     shutil.rmtree(fresh / "scratch")
 
 
@@ -109,7 +109,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _describe(
-    fresh: Path, architecture: str, image: manifest.Image, base: layers.Base, sources: dict[str, str]
+    fresh: Path, architecture: str, image: manifest.Image, base: base_layer.BaseLayer, sources: dict[str, str]
 ) -> manifest.Manifest:
     information = base.information()
     files = sorted(path for path in fresh.rglob("*") if path.is_file())

@@ -7,6 +7,7 @@ write device nodes or files of root, because nothing is created on disk first.
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,11 +76,18 @@ Tree = Mapping[str, Entry]
 """Entries by path without a leading slash."""
 
 
-def write(tree: Tree, archive: BinaryIO) -> None:
+def archive(tree: Tree) -> bytes:
+    """Give `tree` as one archive."""
+    stream = io.BytesIO()
+    write(tree, stream)
+    return stream.getvalue()
+
+
+def write(tree: Tree, stream: BinaryIO) -> None:
     """Write `tree` as one archive: sorted, each folder before what is in it, time 0, owner 0, inodes counted from 1."""
     for inode, (name, entry) in enumerate(_with_parents(tree), start=1):
-        _write_entry(archive, inode, name, entry)
-    archive.write(_header(0, _TRAILER, mode=0, links=1, size=0, device=(0, 0)))
+        _write_entry(stream, inode, name, entry)
+    stream.write(_header(0, _TRAILER, mode=0, links=1, size=0, device=(0, 0)))
 
 
 def _with_parents(tree: Tree) -> Iterator[tuple[str, Entry]]:
@@ -92,13 +100,13 @@ def _with_parents(tree: Tree) -> Iterator[tuple[str, Entry]]:
     yield from sorted(complete.items(), key=lambda item: PurePosixPath(item[0]).parts)
 
 
-def _write_entry(archive: BinaryIO, inode: int, name: str, entry: Entry) -> None:
+def _write_entry(stream: BinaryIO, inode: int, name: str, entry: Entry) -> None:
     data = entry.data()
     device = (entry.major, entry.minor) if isinstance(entry, CharacterDevice) else (0, 0)
     links = 2 if isinstance(entry, Directory) else 1
-    archive.write(_header(inode, name, mode=entry.mode, links=links, size=len(data), device=device))
-    archive.write(data)
-    archive.write(_padding(len(data)))
+    stream.write(_header(inode, name, mode=entry.mode, links=links, size=len(data), device=device))
+    stream.write(data)
+    stream.write(_padding(len(data)))
 
 
 def _header(inode: int, name: str, *, mode: int, links: int, size: int, device: tuple[int, int]) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootassets import cpio, elf, programs
+from bootassets import cpio, elf, programs, zstd
 from provider.domain.errors import PermanentError
 
 _LIST = Path(__file__).parent / "drivers.txt"
@@ -113,7 +113,7 @@ def read(path: Path) -> bytes:
         case ".xz":
             return lzma.decompress(data)
         case ".zst":
-            return programs.run_binary(["zstd", "--decompress", "--stdout", "--quiet"], data)
+            return zstd.decompress(data)
     return data
 
 

@@ -114,15 +114,24 @@ class Apt:
         self._debs = folder / "debs"
         self._configuration = folder / "apt.conf"
 
-    def index(self, architecture: str) -> Index:
+    def update(self) -> bool:
         """
-        Bring the index up to date and read it. A few seconds.
+        Bring the index up to date; False if a source cannot be reached but there is an older index to go on with.
 
         Raises:
-            PermanentError: If a source cannot be reached.
+            PermanentError: If a source cannot be reached and there is none.
         """
         self._prepare()
-        self._run("apt-get", "update", "--error-on=any", "-qq")
+        try:
+            self._run("apt-get", "update", "--error-on=any", "-qq")
+        except PermanentError:
+            if not any((self._folder / "state/lists").glob("*_InRelease")):
+                raise
+            return False
+        return True
+
+    def index(self, architecture: str) -> Index:
+        """Read the index as a whole; a second."""
         return parse_index(self._run("apt-cache", "dumpavail"), architecture)
 
     def download(self, packages: Sequence[Package]) -> list[Path]:
@@ -140,6 +149,13 @@ class Apt:
         for package in missing:
             self._adopt(package)
         return files
+
+    def forget_all_but(self, packages: Iterable[Package]) -> None:
+        """Remove older .debs from the cache."""
+        wanted = {package.file_name for package in packages}
+        for deb in self._debs.iterdir():
+            if deb.name not in wanted:
+                deb.unlink()
 
     def _adopt(self, package: Package) -> None:
         """Give a fresh download the name that the index has for it: apt adds the epoch."""

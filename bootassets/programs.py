@@ -60,7 +60,7 @@ def run(command: Sequence[str | Path], *, cwd: Path | None = None, environment: 
     return result.stdout
 
 
-def run_binary(command: Sequence[str | Path], data: bytes) -> bytes:
+def run_filter(command: Sequence[str | Path], data: bytes) -> bytes:
     """
     Run a filter: bytes in, bytes out.
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bootassets import build as builder
-from bootassets import layers, manifest
+from bootassets import manifest
+from bootassets import progress as build_progress
 from provider.domain.errors import BootwrightError
 from provider.settings.models import Settings
 
@@ -61,7 +62,7 @@ def _build(console: Console, folder: Path, *, force: bool) -> manifest.Manifest:
         )
 
 
-def _plain_lines(console: Console) -> layers.Progress:
+def _plain_lines(console: Console) -> build_progress.Progress:
     started = time.monotonic()
     return lambda step, _: console.print(f"{time.monotonic() - started:6.1f} s  {step}", highlight=False)
 
