@@ -34,10 +34,12 @@ def main() -> None:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
+        # As bytes: with str, pyghmi does not find the session again that it wants to forget after the login (it keys it by
+        # what it was given, and looks for what it encoded), and gives the dead one to the next caller.
         command = Command(
             bmc=request["address"],
-            userid=request["user"],
-            password=request["password"],
+            userid=request["user"].encode(),
+            password=request["password"].encode(),
             port=request["port"],
             keepalive=False,
         )
