@@ -37,7 +37,7 @@ _KNOCK_SECONDS = 0.05
 
 def bootwright(*arguments: str | Path) -> list[str | Path]:
     """Command line of our own program, run from the same installation as the lab."""
-    return [sys.executable, "-P", "-m", "provider.cli.main", *arguments]
+    return [sys.executable, "-P", "-m", "provider", *arguments]
 
 
 class Daemon:

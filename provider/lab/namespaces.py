@@ -157,4 +157,4 @@ def _signals_caught() -> Iterator[_Ending]:
 
 def own_command() -> list[str]:
     """The command line that started this process, to be started again inside."""
-    return [sys.executable, "-P", "-m", "provider.cli.main", *sys.argv[1:]]
+    return [sys.executable, "-P", "-m", "provider", *sys.argv[1:]]

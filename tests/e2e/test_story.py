@@ -1,0 +1,43 @@
+"""The whole story as somebody runs it: one command, one BIOS and one UEFI machine, from power-on to released."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STORY_SECONDS = 900
+
+
+@pytest.mark.timeout(STORY_SECONDS + 60)
+def test_whole_story(assets: Path, folder: Path) -> None:
+    """Real firmware, a real agent, real disks or a real BMC do not get on with the provider."""
+    command = [sys.executable, "-m", "provider", "lab", "--once", "--json"]
+    command += ["--state-dir", str(folder), "--assets-dir", str(assets)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=STORY_SECONDS, check=False)
+    summary = json.loads(result.stdout)
+    assert result.returncode == 0, summary
+    assert summary["ok"] is True
+    assert [machine["firmware"] for machine in summary["machines"]] == ["bios", "uefi"]
+    for machine in summary["machines"]:
+        assert machine["final_phase"] == "ready"
+        assert 0 < machine["power_on_to_inventory_s"] < machine["power_on_to_ready_s"] < summary["duration_s"]
+        assert len(machine["disks"]) == 2
+        assert all(disk["verified"] for disk in machine["disks"])
+    assert _processes_of(folder) == [], "the lab has ended and left a process"
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines that name the lab's folder, as all of its processes do."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
