@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +12,14 @@ from provider.wire import agent as wire
 
 COMMAND_LINE = Path("/proc/cmdline")
 _PREFIX = "bootwright."
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
+"""Blanks part words, except between double quotes (next_arg in the kernel's lib/cmdline.c); nothing else is special."""
 _HINT = "the agent must be started by the provider's boot script"
 
 
 def options(command_line: str) -> Mapping[str, str]:
-    """Split `a=1 b="two words" c` into names and values; the last of a repeated name counts, as for the kernel."""
-    pairs = (word.partition("=") for word in shlex.split(command_line, posix=True))
+    """Split `a=1 b="two words" c` into names and values as the kernel does; the last of a repeated name counts."""
+    pairs = (word.replace('"', "").partition("=") for word in _WORD.findall(command_line))
     return {name: value for name, _, value in pairs}
 
 
