@@ -5,7 +5,7 @@ The manager's control API: JSON over a UNIX socket, for its command line, the la
 |---|---|
 | `GET /v1/providers` | `{"providers": [...]}` with `connected` |
 | `GET /v1/machines`, `GET /v1/machines/ID` | what they said last, and what is wanted |
-| `POST /v1/machines/ID/VERB` | the new desired state; verbs are those of `VERBS`, and `allocate` with `{"profile", "arguments"}` |
+| `POST /v1/machines/ID/VERB` | the new desired state; verbs: `VERBS`, and `allocate` with `{"profile", "arguments"}` |
 | `GET /v1/log?after=&limit=&wait=` | `{"log": [...]}`: applied items after a row id, waiting up to `wait` seconds |
 """
 

@@ -30,7 +30,7 @@ async def serve(state_dir: Path, host: str, port: int) -> None:
     Raises:
         PermanentError: If the folder or a socket cannot be used.
     """
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing is served yet
     token = _token(state_dir / "token")
     authority = Authority.open(state_dir / "tls", utc_now(), sorted({host, "localhost"}))
     _publish(state_dir / "ca.pem", authority.ca_pem)
