@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 _ACTIVE = Path("/sys/class/tty/console/active")
-_FALLBACK = Path("/dev/console")
+_DEVICES = Path("/dev")
 
 
 def say(text: str) -> None:
@@ -25,9 +25,10 @@ def say(text: str) -> None:
 
 def _consoles() -> list[Path]:
     try:
-        return [Path("/dev") / name for name in _ACTIVE.read_text(encoding="ascii").split()] or [_FALLBACK]
+        names = _ACTIVE.read_text(encoding="ascii").split()
     except OSError:
-        return [_FALLBACK]
+        names = []
+    return [_DEVICES / name for name in names or ["console"]]
 
 
 def _write(device: Path, line: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def text(path: Path) -> str:
-    """Give the value, trimmed; empty if there is none. Bytes that are no ASCII become `?`."""
+    """Give the value as `clean` leaves it; empty if there is none."""
     try:
         raw = path.read_bytes()
     except OSError:
@@ -15,9 +15,9 @@ def text(path: Path) -> str:
 
 
 def clean(raw: bytes) -> str:
-    """Trim what firmware pads with: blanks, line ends, NUL bytes."""
-    printable = raw.replace(b"\0", b" ").decode("ascii", errors="replace").replace("�", "?")
-    return " ".join(printable.split())
+    """Trim what firmware pads with (blanks, line ends, NUL bytes); what is no printable ASCII becomes `?`."""
+    words = raw.replace(b"\0", b" ").split()
+    return " ".join("".join(chr(byte) if 0x20 < byte < 0x7F else "?" for byte in word) for word in words)
 
 
 def number(path: Path, default: int = 0) -> int:
