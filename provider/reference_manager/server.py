@@ -37,7 +37,6 @@ log = structlog.get_logger()
 HELLO_SECONDS = 20.0
 SILENCE_SECONDS = 90.0
 SEND_SECONDS = 20.0
-HEARTBEAT_SECONDS = 10.0
 BATCH = 256
 QUEUE = 1024
 """Items of one provider that wait for the disk; when full, its socket is not read any more."""
@@ -99,13 +98,9 @@ class LinkServer:
         await self._replace(link)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._store(link), name=f"store {link.provider}"),
-                    group.create_task(self._beat(link), name=f"heartbeat {link.provider}"),
-                ]
+                storing = group.create_task(self._store(link), name=f"store {link.provider}")
                 await self._read(link)
-                for task in tasks:
-                    task.cancel()
+                storing.cancel()
         except* (ConnectionError, TimeoutError) as errors:
             log.info("link.broken", provider=link.provider, error=str(errors.exceptions[0]))
         finally:
@@ -173,7 +168,7 @@ class LinkServer:
             case Hello():
                 await link.send(messages.Error(field="type", message="hello comes once"))
             case Heartbeat():
-                pass
+                await link.send(Heartbeat())  # The provider chose the pace, and takes silence for death.
 
     async def _store(self, link: _Link) -> None:
         """Write what has come, all of it in one transaction, then acknowledge the last."""
@@ -184,8 +179,3 @@ class LinkServer:
             last = await self._state.apply(link.provider, items)
             self.changed.ring()
             await link.send(Ack(sequence=last))
-
-    async def _beat(self, link: _Link) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            await link.send(Heartbeat())
