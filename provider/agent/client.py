@@ -61,7 +61,16 @@ class Provider:
         connection.close()
         if status != 200:
             raise _temporary(f"{self._boot_url.netloc} answers {status} to /ca.pem")
-        self._context = pinned_context(body, self._ca_sha256)
+        self.believe(body)
+
+    def believe(self, ca_pem: bytes) -> None:
+        """
+        Believe this CA from now on.
+
+        Raises:
+            PermanentError: If it is not the one that the boot script named.
+        """
+        self._context = pinned_context(ca_pem, self._ca_sha256)
 
     def enrol(self, enrolment: wire.Enrolment) -> wire.Enrolled:
         """
@@ -143,7 +152,7 @@ class Provider:
         try:
             status, answer = _exchange(connection, method, path, payload, headers)
         except TemporaryError:
-            self._close()
+            self.close()
             raise
         if 200 <= status < 300 or status == 410:
             return status, answer
@@ -155,11 +164,9 @@ class Provider:
         raise _temporary(reason)
 
     def _open(self, timeout: float) -> http.client.HTTPConnection:
-        if self._connection is None:
+        if self._connection is None or self._connection.sock is None:  # The server may have closed it.
             self._connection = self._connect()
-        self._connection.timeout = timeout
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(timeout)
+        self._connection.sock.settimeout(timeout)
         return self._connection
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -167,15 +174,19 @@ class Provider:
             raise AssertionError("trust() comes first")
         host, port = self._url.hostname or "", self._url.port or 443
         connection = http.client.HTTPConnection(host, port)
+        connection.auto_open = 0  # It would open a plain one, and send our token over it.
+        plain = None
         try:
             plain = socket.create_connection((host, port), _TIMEOUT_SECONDS)
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection.sock = self._context.wrap_socket(plain, server_hostname=wire.SERVER_NAME)
         except OSError as error:  # ssl.SSLError is one.
+            if plain is not None:
+                plain.close()
             raise _temporary(f"{self._url.netloc}: {error}") from error
         return connection
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

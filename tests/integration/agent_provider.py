@@ -6,10 +6,11 @@ import datetime
 import hashlib
 import json
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,22 +83,31 @@ class AgentProvider:
     next calls (`{"/agent/v1/enrol": [503, 403]}`); `calls` is everything that was asked, in order.
     """
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
-        self.certificates = Certificates(folder)
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        certificates: Certificates | None = None,
+        ports: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.certificates = certificates or Certificates(folder)
         self.work: queue.Queue[dict[str, Any]] = queue.Queue()
         self.calls: queue.Queue[Call] = queue.Queue()
         self.answers: dict[str, list[int]] = {}
-        self._plain = ThreadingHTTPServer((address, 0), self._handler())
-        self._tls = ThreadingHTTPServer((address, 0), self._handler())
+        self.close_after_answer = False
+        self._connections: list[socket.socket] = []
+        self._plain = ThreadingHTTPServer((address, ports[0]), self._handler())
+        self._tls = ThreadingHTTPServer((address, ports[1]), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificates.chain)
         self._tls.socket = context.wrap_socket(self._tls.socket, server_side=True)
+        self.ports = self._plain.server_port, self._tls.server_port
         self.boot_url = f"http://{address}:{self._plain.server_port}"
         self.url = f"https://{address}:{self._tls.server_port}"
 
     @contextmanager
     def running(self) -> Iterator[AgentProvider]:
-        """Serve until the end of the block."""
+        """Serve until the end of the block, then cut all connections."""
         servers = (self._plain, self._tls)
         threads = [threading.Thread(target=server.serve_forever, args=(0.05,)) for server in servers]
         for thread in threads:
@@ -109,6 +119,9 @@ class AgentProvider:
                 server.shutdown()
                 thread.join()
                 server.server_close()
+            for connection in self._connections:
+                with suppress(OSError):  # Closed already.
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def expect(self, path_end: str, seconds: float) -> Call:
         """Wait for the next call whose path ends so; calls before it are dropped."""
@@ -141,6 +154,10 @@ class AgentProvider:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                provider._connections.append(self.connection)
+
             def _serve(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -156,6 +173,8 @@ class AgentProvider:
 
             def _reply(self, status: int, body: bytes) -> None:
                 self.send_response(status)
+                if provider.close_after_answer:
+                    self.send_header("Connection", "close")
                 if status != 204:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
