@@ -1,0 +1,141 @@
+"""The DHCP codec, with scapy as the second opinion."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.dhcp import BOOTP, DHCP
+
+from provider.domain import mac as macs
+from provider.domain.errors import MalformedPacketError
+from provider.wire import dhcp
+from provider.wire.dhcp import MessageType, Option, Packet
+
+MAC = macs.parse("52:54:00:12:34:56")
+addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
+codes = st.integers(1, 254).filter(lambda code: code != Option.OVERLOAD)
+packets = st.builds(
+    Packet,
+    op=st.sampled_from([dhcp.BOOTREQUEST, dhcp.BOOTREPLY]),
+    xid=st.integers(0, 2**32 - 1),
+    chaddr=st.binary(min_size=6, max_size=6).map(macs.from_bytes),
+    options=st.dictionaries(codes, st.binary(max_size=600), max_size=6),
+    hops=st.integers(0, 255),
+    secs=st.integers(0, 65535),
+    flags=st.sampled_from([0, dhcp.BROADCAST_FLAG]),
+    ciaddr=addresses,
+    yiaddr=addresses,
+    siaddr=addresses,
+    giaddr=addresses,
+    sname=st.binary(max_size=64).map(lambda name: name.rstrip(b"\0")),
+    file=st.binary(max_size=128).map(lambda name: name.rstrip(b"\0")),
+)
+
+
+@given(packets)
+def test_what_is_built_can_be_read(packet: Packet) -> None:
+    """A field or option is lost or changed on the way, long options (RFC 3396) included."""
+    assert dhcp.decode(dhcp.encode(packet)) == packet
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_give_a_packet_or_a_clear_error(raw: bytes) -> None:
+    """Bytes from the network are a traceback (invariant 7)."""
+    try:
+        dhcp.decode(raw)
+    except MalformedPacketError as error:
+        assert error.field
+        assert 0 <= error.offset <= len(raw)
+
+
+@given(packets, st.integers(236, 400), st.binary(max_size=100))
+def test_damaged_packets_too(packet: Packet, where: int, damage: bytes) -> None:
+    """The same for packets that are almost right."""
+    raw = dhcp.encode(packet)
+    try:
+        dhcp.decode(raw[:where] + damage)
+    except MalformedPacketError as error:
+        assert error.field
+
+
+def test_scapy_reads_what_we_build() -> None:
+    """We agree only with ourselves."""
+    packet = Packet(
+        op=dhcp.BOOTREPLY,
+        xid=0x3D1D,
+        chaddr=MAC,
+        yiaddr=IPv4Address("10.77.0.100"),
+        siaddr=IPv4Address("10.77.0.1"),
+        file=b"snponly.efi",
+        options={
+            Option.MESSAGE_TYPE: bytes((MessageType.OFFER,)),
+            Option.SERVER_ID: IPv4Address("10.77.0.1").packed,
+            Option.LEASE_TIME: dhcp.encode_seconds(120),
+            Option.DNS: dhcp.encode_addresses(IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")),
+        },
+    )
+    theirs = BOOTP(dhcp.encode(packet))
+    assert (theirs.xid, theirs.yiaddr, theirs.siaddr) == (0x3D1D, "10.77.0.100", "10.77.0.1")
+    assert theirs.file.rstrip(b"\0") == b"snponly.efi"
+    options = {option[0]: option[1:] for option in theirs[DHCP].options if isinstance(option, tuple)}
+    assert options["message-type"] == (2,)
+    assert options["server_id"] == ("10.77.0.1",)
+    assert options["lease_time"] == (120,)
+    assert options["name_server"] == ("10.0.0.1", "10.0.0.2")
+
+
+def test_we_read_what_scapy_builds() -> None:
+    """A packet of another program is read differently than it was meant."""
+    theirs = BOOTP(op=1, xid=7, chaddr=macs.to_bytes(MAC), flags="B") / DHCP(
+        options=[
+            ("message-type", "discover"),
+            ("vendor_class_id", b"PXEClient:Arch:00007:UNDI:003000"),
+            ("requested_addr", "10.77.0.9"),
+            "end",
+        ]
+    )
+    ours = dhcp.decode(bytes(theirs))
+    assert ours.message_type is MessageType.DISCOVER
+    assert (ours.xid, ours.chaddr, ours.wants_broadcast) == (7, MAC, True)
+    assert ours.address(Option.REQUESTED_ADDRESS) == IPv4Address("10.77.0.9")
+    assert ours.text(Option.VENDOR_CLASS).startswith("PXEClient")
+
+
+def test_overload_is_unfolded() -> None:
+    """Options that a server or client put into `file` and `sname` are not seen (RFC 2132 section 9.3)."""
+    packet = Packet(op=1, xid=1, chaddr=MAC, options={Option.MESSAGE_TYPE: b"\1", Option.OVERLOAD: b"\3"})
+    raw = bytearray(dhcp.encode(packet))
+    raw[108:115] = bytes((Option.HOST_NAME, 3)) + b"abc" + b"\xff\0"
+    raw[44:50] = bytes((Option.DOMAIN_NAME, 2)) + b"de" + b"\xff\0"
+    unfolded = dhcp.decode(bytes(raw))
+    assert (unfolded.text(Option.HOST_NAME), unfolded.text(Option.DOMAIN_NAME)) == ("abc", "de")
+    assert (unfolded.file, unfolded.sname) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b"", "header"),
+        (b"\0" * 240, "op"),
+        (b"\1\2\6\0" + b"\0" * 236, "htype"),
+        (b"\1\1\6\0" + b"\0" * 236, "magic"),
+        (b"\1\1\6\0" + b"\0" * 232 + dhcp.MAGIC + b"\x35\x09\x01", "option 53"),
+    ],
+)
+def test_errors_name_the_field(raw: bytes, field: str) -> None:
+    """Somebody with a broken client is told nothing about what is wrong."""
+    with pytest.raises(MalformedPacketError) as caught:
+        dhcp.decode(raw)
+    assert caught.value.field == field
+
+
+def test_suboptions_cut_short_are_left_out() -> None:
+    """A vendor's half option 43 makes the whole packet useless."""
+    assert dhcp.decode_suboptions(b"\x06\x01\x08\x0a\x20abc") == {6: b"\x08"}
+    assert dhcp.decode_suboptions(dhcp.encode_suboptions({6: b"\x08", 10: b"PXE"}, end=True)) == {
+        6: b"\x08",
+        10: b"PXE",
+    }
