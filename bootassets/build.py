@@ -21,6 +21,8 @@ from bootassets.progress import Progress, silent
 from provider.domain.errors import PermanentError, SettingsError
 
 ARCHITECTURES = ("x86_64",)
+_FRESH = ".new-"
+"""How the names of folders begin in which new assets are made; a build that was killed leaves one behind."""
 
 
 def build(
@@ -83,7 +85,9 @@ def _assemble(
     out_dir: Path, architecture: str, base: base_layer.BaseLayer, sources: dict[str, str]
 ) -> manifest.Manifest:
     out_dir.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=out_dir))
+    for abandoned in out_dir.glob(f"{_FRESH}*"):
+        shutil.rmtree(abandoned)
+    fresh = Path(tempfile.mkdtemp(prefix=_FRESH, dir=out_dir))
     try:
         image = manifest.Image(f"{architecture}/vmlinuz", f"{architecture}/initramfs.zst")
         _write_image(fresh, image, base)

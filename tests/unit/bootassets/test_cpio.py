@@ -28,7 +28,14 @@ class Unpacked:
 
 def unpack(archive: bytes) -> list[Unpacked]:
     """Read a newc archive independently of the writer."""
-    found, offset = [], 0
+    found, end = unpack_one(archive, 0)
+    assert end == len(archive)
+    return found
+
+
+def unpack_one(archive: bytes, offset: int) -> tuple[list[Unpacked], int]:
+    """Read the archive that begins at `offset`; give the end of it, too, where the next one may begin."""
+    found = []
     while True:
         assert archive[offset : offset + 6] == b"070701"
         fields = [int(archive[offset + 6 + 8 * n : offset + 14 + 8 * n], 16) for n in range(13)]
@@ -38,8 +45,7 @@ def unpack(archive: bytes) -> list[Unpacked]:
         assert checksum == 0
         start = (offset + 110 + name_size + 3) & ~3
         if name == b"TRAILER!!!\0":
-            assert start == len(archive)
-            return found
+            return found, start
         data = archive[start : start + size]
         found.append(Unpacked(name[:-1].decode(), inode, mode, (uid, gid), links, time, (major, minor), data))
         offset = (start + size + 3) & ~3
