@@ -1,0 +1,304 @@
+"""The DHCP server against clients and servers that others wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
+from provider.domain.errors import PermanentError
+from provider.domain.lease import Lease
+from provider.domain.mac import MacAddress
+from provider.kit.clock import utc_now
+from provider.netboot import sockets
+from provider.netboot.dhcp_server import DhcpServer
+from provider.planning.offer import Scope
+from tests.integration.wires import Wire, must, wire
+
+POOL = (IPv4Address("10.77.0.100"), IPv4Address("10.77.0.199"))
+
+
+class Notebook:
+    """Leases in memory, and what was noted."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, Lease] = {}
+        self.noted: list[tuple[MacAddress, str, dict[str, object]]] = []
+        self.left_alone: set[MacAddress] = set()
+        self.disk_is_quick = asyncio.Event()
+        self.disk_is_quick.set()
+        self.save_began = asyncio.Event()
+
+    async def load(self) -> list[Lease]:
+        return list(self.leases.values())
+
+    async def save(self, lease: Lease) -> None:
+        self.save_began.set()
+        await self.disk_is_quick.wait()
+        self.leases[lease.address] = lease
+
+    def may_netboot(self, mac: MacAddress) -> bool:
+        return mac not in self.left_alone
+
+    def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
+        self.noted.append((mac, name, dict(data)))
+
+
+def scope(cable: Wire, *, proxy: bool = False) -> Scope:
+    return Scope(
+        interface=cable.ours,
+        address=IPv4Address("10.77.0.1"),
+        network=IPv4Network("10.77.0.0/24"),
+        proxy=proxy,
+        http_port=8080,
+        boot_files=frozenset({"undionly.kpxe", "snponly.efi"}),
+    )
+
+
+@asynccontextmanager
+async def serving(cable: Wire, notebook: Notebook, *, proxy: bool = False) -> AsyncIterator[DhcpServer]:
+    """Run the server as the daemon does."""
+    server = DhcpServer([scope(cable, proxy=proxy)], {} if proxy else {cable.ours: POOL}, notebook, notebook, utc_now)
+    await server.start()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(server.run())
+        yield server
+        running.cancel()
+
+
+async def client(cable: Wire, *command: str, timeout: float = 30) -> tuple[int, str]:
+    """Run a client's program in its namespace without stopping our loop."""
+    process = await asyncio.create_subprocess_exec(
+        *cable.inside(*command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(timeout):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode("utf-8", "replace")
+
+
+async def udhcpc(cable: Wire, *more: str) -> str:
+    """One lease by busybox; gives what it printed."""
+    status, output = await client(
+        cable, "busybox", "udhcpc", "-i", cable.theirs, "-q", "-n", "-f", "-t", "5", "-T", "1", "-s", "/bin/true", *more
+    )
+    assert status == 0, output
+    return output
+
+
+def test_busybox_gets_and_keeps_its_address() -> None:
+    """A client gets no address, or another one after `kill -9` of the daemon."""
+
+    async def main(cable: Wire) -> None:
+        notebook = Notebook()
+        async with serving(cable, notebook):
+            first = await udhcpc(cable)
+        assert "10.77.0.1" in first
+        async with serving(cable, notebook):
+            await udhcpc(cable)
+        assert len(notebook.leases) == 1
+        names = [name for _mac, name, _data in notebook.noted]
+        assert names.count("dhcp.acknowledged") == 2
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+def test_dhclient_gets_its_options(tmp_path: Path) -> None:
+    """ISC's client does not understand what we say."""
+
+    async def main(cable: Wire) -> None:
+        notebook = Notebook()
+        leases, pid = tmp_path / "leases", tmp_path / "pid"
+        arguments = ("-4", "-1", "-v", "-sf", "/bin/true", "-lf", str(leases), "-pf", str(pid), cable.theirs)
+        async with serving(cable, notebook):
+            status, output = await client(cable, "dhclient", *arguments)
+            assert status == 0, output
+            await client(cable, "dhclient", "-x", "-lf", str(leases), "-pf", str(pid), cable.theirs)
+        said = leases.read_text()
+        assert "option subnet-mask 255.255.255.0;" in said
+        assert "option dhcp-server-identifier 10.77.0.1;" in said
+        assert "option dhcp-lease-time 3600;" in said
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+def test_acknowledged_only_when_on_disk() -> None:
+    """A DHCPACK leaves before its lease is on disk (invariant 4), or one slow disk write stops everybody's offers."""
+
+    async def main(cable: Wire) -> None:
+        notebook = Notebook()
+        notebook.disk_is_quick.clear()
+        async with serving(cable, notebook), asyncio.TaskGroup() as group:
+            leasing = group.create_task(udhcpc(cable))
+            async with asyncio.timeout(20):
+                await notebook.save_began.wait()
+            frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7").hex()
+            _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "0.5")
+            assert len(output.split()) == 1, "another client is served meanwhile"
+            assert [name for _mac, name, _data in notebook.noted] == ["dhcp.offered", "dhcp.offered"]
+            notebook.disk_is_quick.set()
+            await leasing
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\1", b"\xff" * 2000, b"\1\1\6\0" + b"A" * 400])
+def test_garbage_harms_nobody(raw: bytes) -> None:
+    """A bad packet ends or stops the server (invariant 7)."""
+    send = f"import socket; s = socket.socket(2, 2); s.setsockopt(1, 6, 1); s.sendto({raw!r}, ('10.77.0.1', 67))"
+
+    async def main(cable: Wire) -> None:
+        must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
+        async with serving(cable, Notebook()):
+            status, output = await client(cable, "python3", "-c", send)
+            assert status == 0, output
+            await udhcpc(cable)
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+def test_taken_port_is_explained() -> None:
+    """A second DHCP server on the host is a traceback."""
+
+    async def main(cable: Wire) -> None:
+        holder = sockets.bind_udp(cable.ours, 67)
+        try:
+            async with serving(cable, Notebook()):
+                pass
+        except PermanentError as error:
+            assert "taken" in str(error)
+            assert "ss -ulpn" in error.hint
+        else:
+            pytest.fail("it started")
+        finally:
+            holder.close()
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+def test_missing_interface_is_explained() -> None:
+    """A misspelt interface is a traceback."""
+    with pytest.raises(PermanentError, match="no interface eth77"):
+        sockets.interface_address("eth77")
+    with wire() as cable:
+        must("ip", "addr", "flush", "dev", cable.ours)
+        with pytest.raises(PermanentError, match="no IPv4 address"):
+            sockets.interface_address(cable.ours)
+
+
+def discover(mac: str, vendor: str, arch: bytes) -> bytes:
+    """A PXE client's first packet, by scapy."""
+    packet = (
+        Ether(src=mac, dst="ff:ff:ff:ff:ff:ff")
+        / IP(src="0.0.0.0", dst="255.255.255.255")
+        / UDP(sport=68, dport=67)
+        / BOOTP(op=1, xid=0x1234, chaddr=bytes.fromhex(mac.replace(":", "")), flags="B")
+        / DHCP(
+            options=[
+                ("message-type", "discover"),
+                ("vendor_class_id", vendor.encode()),
+                (93, arch),
+                (97, b"\0" + bytes(range(16))),
+                "end",
+            ]
+        )
+    )
+    return bytes(packet)
+
+
+CAPTURE = """
+import socket, sys, time
+frame = bytes.fromhex(sys.argv[2])
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+raw.bind((sys.argv[1], 0))
+raw.settimeout(0.2)
+raw.send(frame)
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    try:
+        heard = raw.recv(4096)
+    except TimeoutError:
+        continue
+    if heard[12:14] == b"\\x08\\x00" and heard[23] == 17 and heard[36:38] == b"\\x00\\x44":
+        print(heard.hex())
+"""
+
+
+def test_proxy_beside_a_foreign_server(tmp_path: Path) -> None:
+    """In proxy mode we disturb the server that is there, or firmware hears of us nothing."""
+
+    async def main(cable: Wire) -> None:
+        notebook = Notebook()
+        async with serving(cable, notebook, proxy=True):
+            assert "10.77.0.2" in await udhcpc(cable)  # The lease is of the foreign server.
+            assert notebook.noted == []
+            frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7").hex()
+            _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "3")
+        offers = [Ether(bytes.fromhex(line)) for line in output.split()]
+        servers = {offer[IP].src: offer for offer in offers}
+        assert set(servers) == {"10.77.0.1", "10.77.0.2"}
+        assert servers["10.77.0.1"][BOOTP].yiaddr == "0.0.0.0"
+        assert servers["10.77.0.2"][BOOTP].yiaddr != "0.0.0.0"
+
+    with wire() as cable, _foreign_server(cable, tmp_path / "leases"):
+        asyncio.run(main(cable))
+
+
+@contextlib.contextmanager
+def _foreign_server(cable: Wire, leases: Path) -> Iterator[None]:
+    """dnsmasq on 10.77.0.2, in a namespace of its own on the same network as client and we."""
+    must("ip", "netns", "add", "foreign")
+    try:
+        _bridge(cable)
+        command = ["ip", "netns", "exec", "foreign", *DNSMASQ, f"--dhcp-leasefile={leases}"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as dnsmasq:
+            assert dnsmasq.stderr is not None
+            while "IP range" not in dnsmasq.stderr.readline():
+                pass
+            yield
+            dnsmasq.terminate()
+            dnsmasq.communicate(timeout=10)
+    finally:
+        must("ip", "netns", "del", "foreign")
+
+
+DNSMASQ = (
+    "dnsmasq",
+    "--no-daemon",
+    "--conf-file=/dev/null",
+    "--port=0",
+    "--user=root",
+    "--no-ping",
+    "--interface=foreign1",
+    "--bind-interfaces",
+    "--dhcp-range=10.77.0.20,10.77.0.99,255.255.255.0,10m",
+)
+
+
+def _bridge(cable: Wire) -> None:
+    """Client, foreign server and we on one network: our end of the cable becomes a port, and a bridge takes its address."""
+    must("ip", "link", "add", "bridge0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+    must("ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "foreign1", "netns", "foreign")
+    must("ip", "addr", "flush", "dev", cable.ours)
+    must("ip", "link", "set", cable.ours, "name", "port0")
+    must("ip", "link", "set", "port0", "up")
+    must("ip", "link", "set", "bridge0", "name", cable.ours)
+    for port in ("port0", "foreign0"):
+        must("ip", "link", "set", port, "master", cable.ours, "up")
+    must("ip", "addr", "add", "10.77.0.1/24", "dev", cable.ours)
+    must("ip", "link", "set", cable.ours, "up")
+    must("ip", "netns", "exec", "foreign", "ip", "addr", "add", "10.77.0.2/24", "dev", "foreign1")
+    must("ip", "netns", "exec", "foreign", "ip", "link", "set", "foreign1", "up")
