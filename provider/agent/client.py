@@ -79,8 +79,10 @@ class Provider:
         Raises:
             RefusedError: If the ticket is not (or no longer) good for this machine.
         """
-        answer = self._ask("POST", "/agent/v1/enrol", enrolment)
-        enrolled = decode.enrolled(answer)
+        try:
+            enrolled = decode.enrolled(self._ask("POST", "/agent/v1/enrol", enrolment))
+        except MalformedPacketError as error:
+            raise _temporary(f"the provider's answer to the enrolment makes no sense: {error}") from error
         self._token = enrolled.token
         return enrolled
 

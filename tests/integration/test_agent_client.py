@@ -139,6 +139,15 @@ def test_work_that_makes_no_sense_is_temporary(provider: AgentProvider, agent: c
         agent.next_work(0.1)
 
 
+def test_enrolment_that_makes_no_sense_is_temporary(provider: AgentProvider) -> None:
+    """Breaks if a confused provider ends the agent before it has begun."""
+    provider.answers["/agent/v1/enrol"] = [200]
+    found = connect(provider)
+    with pytest.raises(TemporaryError, match="no sense"):
+        found.enrol(ENROLMENT)
+    found.close()
+
+
 def test_provider_that_comes_back(tmp_path: Path) -> None:
     """Breaks if a restart of the provider, which breaks the connection, needs more than another try."""
     provider = AgentProvider(tmp_path)
