@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from datetime import datetime
 
 import structlog
 
@@ -35,7 +36,8 @@ STRANGER_EVENTS = 16
 QUEUE = 10_000
 """Events on their way to the store; when full, further ones are dropped and counted."""
 
-_Noted = tuple[str, str, dict[str, Scalar]]
+_Noted = tuple[datetime, str, str, dict[str, Scalar]]
+"""When it happened, which is not when it is written: an unknown machine's first steps wait until it has a name."""
 
 
 class Machines:
@@ -45,7 +47,7 @@ class Machines:
         self.store = store
         self._ids: dict[MacAddress, str] = {}
         self._left_alone: set[str] = set()
-        self._strangers: OrderedDict[MacAddress, deque[tuple[str, dict[str, Scalar]]]] = OrderedDict()
+        self._strangers: OrderedDict[MacAddress, deque[tuple[datetime, str, dict[str, Scalar]]]] = OrderedDict()
         self._noted: asyncio.Queue[_Noted] = asyncio.Queue(QUEUE)
         self._dropped = 0
         self._bells: dict[str, Signal] = {}
@@ -60,9 +62,9 @@ class Machines:
     async def run(self) -> None:
         """Write what was noted; one writer, in order. Ends the daemon if it fails for good."""
         while True:
-            machine_id, name, data = await self._noted.get()
+            at, machine_id, name, data = await self._noted.get()
             try:
-                await self.store.note(machine_id, name, **data)
+                await self.store.note(machine_id, name, at=at, **data)
             except BootwrightError as error:
                 log.warning("event.lost", machine=machine_id, event_name=name, error=str(error))
             if self._dropped and self._noted.empty():
@@ -84,14 +86,17 @@ class Machines:
             return
         seen = self._strangers.setdefault(mac, deque(maxlen=STRANGER_EVENTS))
         self._strangers.move_to_end(mac)
-        seen.append((name, data))
+        seen.append((self.store.now(), name, data))
         if len(self._strangers) > STRANGERS:
             self._strangers.popitem(last=False)
 
     def note_machine(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Queue an event of a known machine."""
+        self._queue((self.store.now(), machine_id, name, data))
+
+    def _queue(self, noted: _Noted) -> None:
         try:
-            self._noted.put_nowait((machine_id, name, data))
+            self._noted.put_nowait(noted)
         except asyncio.QueueFull:
             self._dropped += 1
 
@@ -110,8 +115,8 @@ class Machines:
             self.wake(machine_id)
         self._remember(changed.machine)
         for mac in evidence.macs:
-            for name, data in self._strangers.pop(mac, ()):
-                self.note_machine(changed.machine.id, name, **data)
+            for at, name, data in self._strangers.pop(mac, ()):
+                self._queue((at, changed.machine.id, name, data))
         return changed.machine
 
     async def change(self, machine_id: str, edit: Callable[[Edit], None]) -> Changed:

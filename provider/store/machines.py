@@ -177,12 +177,16 @@ class MachineStore:
 
         return await self._database.read(read)
 
-    async def note(self, machine_id: str, name: str, **data: Scalar) -> None:
-        """Add an event that changes no fact; a machine that is gone is none."""
+    def now(self) -> datetime:
+        """The time by which events and facts are dated."""
+        return self._clock()
+
+    async def note(self, machine_id: str, name: str, *, at: datetime | None = None, **data: Scalar) -> None:
+        """Add an event that changes no fact, dated `at` (default: now); a machine that is gone is none."""
 
         def write(session: Session) -> None:
             if session.get(MachineRow, machine_id) is not None:
-                add_event(session, machine_id, self._clock(), name, data)
+                add_event(session, machine_id, at or self._clock(), name, data)
 
         await self._database.write(write)
         self._ring()
