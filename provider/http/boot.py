@@ -9,13 +9,14 @@ Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without
 | `/profiles/NAME/kernel`, `/profiles/NAME/initrd-N` | the files of a boot profile |
 | `/ca.pem` | the certificate that the kernel line pins |
 
-Files go out by sendfile with ranges and ETags, always with a Content-Length. `?machine=ID` on a file says on whose behalf.
+Files go out with ranges and ETags, always with a Content-Length, by sendfile. `?machine=ID` on a file
+says on whose behalf it is fetched; that is a claim, good for a line in the machine's events and for nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,18 +25,27 @@ import structlog
 from aiohttp import web
 
 from provider.domain import mac as macs
-from provider.domain.errors import BootwrightError
+from provider.domain.errors import BootwrightError, PermanentError, RefusedError
 from provider.domain.inventory import FirmwareKind
 from provider.domain.machine import BootMode, Evidence
+from provider.http.files import BootFile
 from provider.planning.boot import BootDecision
 from provider.planning.identity import believable_uuid
 from provider.wire import ipxe
-from provider.wire.ipxe import Image
+from provider.wire.agent import KernelArguments
+from provider.wire.ipxe import HandOff, Image
 
 log = structlog.get_logger()
 
 DECISION_SECONDS = 30.0
 """Deadline of a boot decision; iPXE asks again after a failure."""
+
+MOST_QUERY_CHARACTERS = 2048
+"""What iPXE asks has 300; more than this is none of our scripts."""
+
+MOST_EVIDENCE_CHARACTERS = 128
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Boots(Protocol):
@@ -78,18 +88,34 @@ class Site:
     assets: Mapping[str, Path] = field(default_factory=dict)
     """Path in URLs to file; made from the verified manifest."""
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    hand_off: HandOff = HandOff.EXIT
+    """How a machine is sent to its disk."""
 
 
 def application(site: Site, boots: Boots) -> web.Application:
     """The application; `listener.Listener` serves it."""
     handlers = _Handlers(site, boots)
-    app = web.Application(client_max_size=1024)
+    app = web.Application(client_max_size=1024, middlewares=[_errors])
     app.router.add_get("/boot.ipxe", handlers.bootstrap)
-    app.router.add_get("/machine.ipxe", handlers.machine)
+    app.router.add_get("/machine.ipxe", handlers.machine, allow_head=False)  # Each answer costs a ticket.
     app.router.add_get("/assets/{path:.+}", handlers.asset)
     app.router.add_get("/profiles/{name}/{file}", handlers.profile_file)
     app.router.add_get("/ca.pem", handlers.ca)
     return app
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No query without an end, and no traceback for what is our own mistake."""
+    if len(request.query_string) > MOST_QUERY_CHARACTERS:
+        return web.Response(status=414, text="the query is too long\n")
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("boot.crashed", path=request.path, source=request.remote)
+        return web.Response(status=500, text="the provider made a mistake; its log says which\n")
 
 
 class _Handlers:
@@ -101,21 +127,29 @@ class _Handlers:
         return _script(ipxe.bootstrap_script(self._base(request)))
 
     async def machine(self, request: web.Request) -> web.Response:
-        """The script of one machine. Who cannot be identified is handed to its next boot device."""
+        """
+        The script of one machine.
+
+        A status that is not 200 makes `/boot.ipxe` ask again; who gets a script that does nothing goes to its next boot
+        device at once.
+        """
         try:
             evidence = read_evidence(request.query)
         except ValueError as error:
             log.info("boot.evidence_refused", source=request.remote, error=str(error))
-            return _script(ipxe.disk_script("who are you? The request names no MAC address"), status=400)
+            return web.Response(status=400, text=f"mac: {error}\n")
         try:
             async with asyncio.timeout(DECISION_SECONDS):
                 decision = await self._boots.decide(evidence)
+        except RefusedError as error:
+            log.warning("boot.refused", mac=evidence.macs[0], error=str(error), hint=error.hint)
+            return _script(ipxe.nothing_script("the provider refuses this machine"))
         except BootwrightError as error:
             log.warning("boot.undecided", mac=evidence.macs[0], error=str(error), hint=error.hint)
-            return _script(ipxe.disk_script("the provider cannot tell what to boot"), status=503)
+            return web.Response(status=503, text="the provider cannot tell what to boot\n")
         except TimeoutError:
             log.warning("boot.undecided", mac=evidence.macs[0], error="no decision in time")
-            return _script(ipxe.disk_script("the provider is too busy"), status=503)
+            return web.Response(status=503, text="the provider is too busy\n")
         return _script(self._render(decision, evidence, request))
 
     async def asset(self, request: web.Request) -> web.StreamResponse:
@@ -134,65 +168,67 @@ class _Handlers:
     async def _file(self, request: web.Request, path: Path | None) -> web.StreamResponse:
         if path is None:
             raise web.HTTPNotFound(text="there is no such boot file\n")
-        response = _NotedFile(path, lambda size, seconds: self._fetched(request, path, size, seconds))
-        response.content_type = "application/octet-stream"
-        return response
+        return BootFile(path, lambda size, seconds: self._fetched(request, path, size, seconds))
 
     def _fetched(self, request: web.Request, path: Path, size: int, seconds: float) -> None:
         machine_id = request.query.get("machine")
-        if machine_id and request.method == "GET" and "Range" not in request.headers:
+        if machine_id and request.method == "GET":
             self._boots.note_file(machine_id, path.name, size, seconds)
 
     def _render(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
-        match decision.mode:
-            case BootMode.AGENT:
-                return self._agent_script(decision, evidence, request)
-            case BootMode.INSTALL:
-                return self._install_script(decision, evidence, request)
-            case _:
-                return ipxe.disk_script(decision.because)
+        try:
+            match decision.mode:
+                case BootMode.AGENT:
+                    return self._agent_script(decision, evidence, request)
+                case BootMode.INSTALL:
+                    return self._install_script(decision, evidence, request)
+                case BootMode.DISK:
+                    return ipxe.disk_script(decision.because, self._site.hand_off)
+                case BootMode.NOTHING:
+                    return ipxe.nothing_script(decision.because)
+        except PermanentError as error:
+            log.error("boot.script_impossible", machine=decision.machine_id, error=str(error), hint=error.hint)
+            return ipxe.nothing_script(f"no script can be made: {error}")
 
     def _agent_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
         image, base = self._site.agent_image, self._base(request)
-        query = f"?machine={decision.machine_id}"
-        arguments = [
-            f"bootwright.url={self._agent_url(request)}",
-            f"bootwright.boot_url={base}",
-            f"bootwright.ca={self._site.ca_sha256}",
-            f"bootwright.ticket={decision.ticket.reveal() if decision.ticket else ''}",
-            f"bootwright.mac={evidence.macs[0]}",
-            *image.arguments,
-        ]
-        return ipxe.kernel_script(
-            "starting the agent",
-            Image("vmlinuz", f"{base}/assets/{ipxe.quoted(image.kernel)}{query}"),
-            [Image("initramfs", f"{base}/assets/{ipxe.quoted(image.initramfs)}{query}")],
+        arguments = KernelArguments(
+            url=self._agent_url(request),
+            boot_url=base,
+            ca=self._site.ca_sha256,
+            ticket=_ticket(decision),
+            mac=evidence.macs[0],
+        )
+        return ipxe.agent_script(
+            Image("vmlinuz", _url(f"{base}/assets", image.kernel, decision)),
+            Image("initramfs", _url(f"{base}/assets", image.initramfs, decision)),
             arguments,
+            image.arguments,
         )
 
     def _install_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
         name = decision.profile or ""
-        profile, base = self._site.profiles[name], f"{self._base(request)}/profiles/{ipxe.quoted(name)}"
+        profile = self._site.profiles.get(name)
+        if profile is None:
+            raise PermanentError(f"there is no boot profile {name!r}", hint="add it to `profiles` in the settings")
         fields = {
             "agent_url": self._agent_url(request),
             "install_url": f"{self._agent_url(request)}/agent/v1/installed",
-            "install_ticket": decision.ticket.reveal() if decision.ticket else "",
+            "install_ticket": _ticket(decision),
             "boot_url": self._base(request),
             "ca_sha256": self._site.ca_sha256,
             "mac": evidence.macs[0],
             "machine": decision.machine_id,
             "arguments": " ".join(decision.arguments),
         }
-        query = f"?machine={decision.machine_id}"
-        initrds = [Image(f"initrd-{n}", f"{base}/initrd-{n}{query}") for n in range(len(profile.initrds))]
-        try:
-            arguments = ipxe.fill_in(profile.command_line, fields)
-            return ipxe.kernel_script(
-                f"installing {name}", Image("kernel", f"{base}/kernel{query}"), initrds, arguments
-            )
-        except ValueError as error:
-            log.error("boot.profile_unusable", machine=decision.machine_id, reason=str(error))
-            return ipxe.disk_script(f"profile {name} cannot be used")
+        base = f"{self._base(request)}/profiles/{ipxe.quoted(name)}"
+        initrds = [f"initrd-{number}" for number in range(len(profile.initrds))]
+        return ipxe.kernel_script(
+            f"installing {name}",
+            Image("kernel", _url(base, "kernel", decision)),
+            [Image(initrd, _url(base, initrd, decision)) for initrd in initrds],
+            ipxe.fill_in(profile.command_line, fields),
+        )
 
     def _base(self, request: web.Request) -> str:
         """Our own address as this client reached it; the Host header is the client's word and is not used."""
@@ -202,36 +238,35 @@ class _Handlers:
         return f"https://{_local_address(request)}:{self._site.agent_port}"
 
 
-class _NotedFile(web.FileResponse):
-    """A file that tells when it has gone out whole."""
-
-    def __init__(self, path: Path, sent: Callable[[int, float], None]) -> None:
-        super().__init__(path)
-        self._sent = sent
-
-    async def prepare(self, request: web.BaseRequest) -> object:  # type: ignore[override]  # aiohttp's writer type is private
-        started = asyncio.get_running_loop().time()
-        writer = await super().prepare(request)
-        if self.status == 200:
-            self._sent(self.content_length or 0, asyncio.get_running_loop().time() - started)
-        return writer
-
-
 def read_evidence(query: Mapping[str, str]) -> Evidence:
     """
-    Who a machine says it is; everything but the MAC address may be missing or nonsense.
+    Who a machine says it is; everything but the MAC address may be missing or nonsense, and more may be there.
 
     Raises:
         ValueError: If there is no MAC address.
     """
-    platform = query.get("platform", "")
     return Evidence(
-        macs=(macs.parse(query.get("mac", "")),),
-        uuid=believable_uuid(query.get("uuid", "")[:64]),
-        serial=query.get("serial", "")[:128],
-        board_serial=query.get("board_serial", "")[:128],
-        firmware={"pcbios": FirmwareKind.BIOS, "efi": FirmwareKind.UEFI}.get(platform),
+        macs=(macs.parse(query.get("mac", "")[:MOST_EVIDENCE_CHARACTERS]),),
+        uuid=believable_uuid(query.get("uuid", "")),
+        serial=_word(query, "serial"),
+        board_serial=_word(query, "board_serial"),
+        firmware={"pcbios": FirmwareKind.BIOS, "efi": FirmwareKind.UEFI}.get(query.get("platform", "")),
     )
+
+
+def _word(query: Mapping[str, str], name: str) -> str:
+    shown = (letter for letter in query.get(name, "") if letter.isprintable())
+    return "".join(shown)[:MOST_EVIDENCE_CHARACTERS].strip()
+
+
+def _ticket(decision: BootDecision) -> str:
+    if decision.ticket is None:
+        raise PermanentError(f"machine {decision.machine_id} got no ticket for its {decision.mode.value} script")
+    return decision.ticket.reveal()
+
+
+def _url(base: str, path: str, decision: BootDecision) -> str:
+    return f"{base}/{ipxe.quoted(path)}?machine={ipxe.quoted(decision.machine_id)}"
 
 
 def _profile_path(profile: Profile, file: str) -> Path | None:

@@ -1,55 +1,49 @@
 """
-The shell of the manager link: dials, carries `session.LinkSession` over a WebSocket, and dials again when it ends.
+The manager link of the daemon: dials, carries one `connection.Connection`, and dials again when that ends.
 
-Autonomy: nothing else in the daemon waits for this. What must be told lies in the outbox on disk until the manager has
-acknowledged it; with the manager away for a week it is told a week later, in order.
+Autonomy: nothing else in the daemon waits for this. What must be told lies in the outbox on disk until the manager has it
+on disk; with the manager away for a week it is told a week later, in order. There is nothing to save at the end and nothing
+to repair at the start: whatever a connection leaves undone when it dies, the next welcome brings up again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 import structlog
 
-from provider.domain.errors import BootwrightError, NotFoundError
-from provider.domain.machine import Desired
+from provider.domain.errors import BootwrightError
+from provider.domain.secret import Secret
 from provider.kit import backoff
 from provider.kit.jsontypes import JsonObject
 from provider.manager import messages
-from provider.manager.messages import BadMessageError, FromProvider, UnknownTypeError
-from provider.manager.session import Close, Command, Desire, Forget, Item, LinkSession, SkipTo, TellAll
+from provider.manager.connection import (
+    CLOSE_SECONDS,
+    Connection,
+    Desk,
+    LinkEndedError,
+    Memory,
+    Outbox,
+    ReplacedError,
+)
 
 log = structlog.get_logger()
 
 CONNECT_SECONDS = 20.0
-SEND_SECONDS = 20.0
-LARGEST_MESSAGE = 16 << 20
+"""From dialling to the end of the WebSocket handshake."""
+
 FIRST_PAUSE = timedelta(seconds=1)
 LONGEST_PAUSE = timedelta(minutes=1)
 
-
-class Outbox(Protocol):
-    """What must still be told; `store.outbox.Outbox` is one."""
-
-    async def after(self, sequence: int, limit: int) -> Sequence[Item]: ...
-    async def acknowledge(self, sequence: int) -> None: ...
-    async def next_sequence(self) -> int: ...
-    async def skip_to(self, sequence: int) -> None: ...
-    async def wait(self, after: int) -> None: ...
-
-
-class Desk(Protocol):
-    """Who takes what the manager wants; `reconcile.desired.ManagerDesk` is one."""
-
-    async def desire(self, machine_id: str, revision: int, desired: Desired) -> bool: ...
-    async def resync(self) -> None: ...
+_MANY = 1000
+"""Failures in a row: enough for the longest pause."""
 
 
 class ManagerLink:
@@ -64,191 +58,106 @@ class ManagerLink:
         heartbeat: timedelta,
         provider: str,
         version: str,
-        labels: dict[str, str],
+        labels: Mapping[str, str],
         outbox: Outbox,
         desk: Desk,
+        first_pause: timedelta = FIRST_PAUSE,
     ) -> None:
         self._url = url
-        self._token = token
+        self._token = Secret(token)
         self._ca_file = ca_file
         self._heartbeat = heartbeat.total_seconds()
-        self._provider = provider
-        self._version = version
-        self._labels = labels
+        self._hello = messages.Hello(
+            provider=provider,
+            name=socket.gethostname(),
+            version=version,
+            labels=dict(labels),
+            next_sequence=0,
+            heartbeat_seconds=self._heartbeat,
+        )
         self._outbox = outbox
         self._desk = desk
-        self._connected = False
-        self._last_error = ""
-        self._progress = asyncio.Event()
-        """Set when a message came: there may be room in the window."""
+        self._first_pause = first_pause
+        self._memory = Memory()
 
     def status(self) -> JsonObject:
         """For `bootwright status`."""
-        return {"url": self._url, "connected": self._connected, "last_error": self._last_error}
+        return {"url": self._url, "connected": self._memory.connected, "last_error": self._memory.last_error}
 
     async def run(self) -> None:
         """Keep a link up; no failure of it ends the daemon."""
-        failures = 0
         while True:
             try:
                 await self._once()
-            except _LinkEndedError as error:
-                failures = 0 if error.was_up else failures + 1
-                self._last_error = str(error)
-                log.warning("manager.disconnected", url=self._url, error=str(error), hint=error.hint)
-            except Exception:
-                failures += 1
-                log.exception("manager.link_failed", url=self._url)
-            self._connected = False
+            except* BootwrightError as errors:
+                self._ended(_first(errors))
+            except* Exception as errors:
+                self._ended(LinkEndedError("an error of ours; see the log"))
+                log.exception("manager.link_failed", error=str(errors))
+            _let_go_if_cancelled()
             spread = random.random()  # noqa: S311 - jitter
-            await asyncio.sleep(backoff.delay(max(1, failures), FIRST_PAUSE, LONGEST_PAUSE, spread).total_seconds())
+            pause = backoff.delay(self._memory.failures, self._first_pause, LONGEST_PAUSE, spread)
+            await asyncio.sleep(pause.total_seconds())
+
+    def _ended(self, error: BootwrightError) -> None:
+        self._memory.connected = False
+        self._memory.last_error = str(error)
+        # Two providers with one id: if both came back at once, neither would do anything else.
+        self._memory.failures = _MANY if isinstance(error, ReplacedError) else self._memory.failures + 1
+        log.warning("manager.disconnected", url=self._url, error=str(error), hint=error.hint)
 
     async def _once(self) -> None:
-        """One connection, from dialling to its end, which is always a _LinkEndedError."""
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
-            socket = await self._dial(http)
-            session = await self._session()
+        """One connection, from dialling to its end, which is always an error."""
+        async with aiohttp.ClientSession() as http:
+            connection = Connection(await self._dial(http), self._outbox, self._desk, self._heartbeat, self._memory)
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._send(socket, session.opened()), name="manager hello")
-                    group.create_task(self._listen(socket, session), name="manager listen")
-                    group.create_task(self._tell(socket, session), name="manager tell")
-                    group.create_task(self._beat(socket), name="manager heartbeat")
-            except* _LinkEndedError as errors:
-                first = errors.exceptions[0]
-                hint = first.hint if isinstance(first, _LinkEndedError) else ""
-                raise _LinkEndedError(str(first), hint, was_up=session.welcomed) from None
+                await connection.run(self._hello)
             finally:
-                await socket.close()
+                await connection.close()
 
     async def _dial(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
         try:
-            return await http.ws_connect(
-                self._url,
-                headers={"Authorization": f"Bearer {self._token}"},
-                ssl=self._tls(),
-                max_msg_size=LARGEST_MESSAGE,
-                autoping=True,
-            )
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await http.ws_connect(
+                    self._url,
+                    headers={"Authorization": f"Bearer {self._token.reveal()}"},
+                    ssl=self._tls(),
+                    max_msg_size=messages.LARGEST_MESSAGE,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                )
         except aiohttp.ClientConnectorCertificateError as error:
-            hint = "set manager.ca_file to the manager's CA certificate"
-            raise _LinkEndedError(
+            hint = "set manager.ca_file to the manager's CA certificate, and dial a name that its certificate has"
+            raise LinkEndedError(
                 f"the manager's certificate is not trusted: {error.certificate_error}", hint
             ) from error
         except aiohttp.WSServerHandshakeError as error:
-            hint = "check manager.token_file" if error.status in (401, 403) else ""
-            raise _LinkEndedError(f"the manager refused the connection with status {error.status}", hint) from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _LinkEndedError(f"the manager cannot be reached: {error or 'no answer in time'}") from error
+            hint = "check manager.token_file" if error.status in (401, 403) else "check manager.url"
+            raise LinkEndedError(f"the manager refused the connection with status {error.status}", hint) from error
+        except TimeoutError as error:
+            raise LinkEndedError(f"the manager did not answer within {CONNECT_SECONDS:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise LinkEndedError(f"the manager cannot be reached: {error}") from error
 
     def _tls(self) -> ssl.SSLContext | bool:
         if not self._url.startswith("wss:"):
             return False
         try:
             return ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
-        except (OSError, ssl.SSLError) as error:
-            raise _LinkEndedError(f"the CA file {self._ca_file} cannot be used: {error}") from error
-
-    async def _session(self) -> LinkSession:
-        following = await self._outbox.next_sequence()
-        waiting = await self._outbox.after(0, 1)
-        oldest = waiting[0].sequence if waiting else following
-        return LinkSession(self._provider, self._version, self._labels, following, oldest)
-
-    async def _listen(self, socket: aiohttp.ClientWebSocketResponse, session: LinkSession) -> None:
-        """Take messages in; silence for three heartbeats ends the link."""
-        while True:
-            try:
-                async with asyncio.timeout(3 * self._heartbeat):
-                    frame = await socket.receive()
-            except TimeoutError as error:
-                raise _LinkEndedError(f"the manager was silent for {3 * self._heartbeat:g} s") from error
-            if frame.type is not aiohttp.WSMsgType.TEXT:
-                raise _LinkEndedError(_why_closed(frame, socket))
-            try:
-                message = messages.from_manager(frame.data)
-            except UnknownTypeError as error:
-                log.info("manager.message_ignored", error=str(error))
-                continue
-            except BadMessageError as error:
-                log.warning("manager.message_refused", field=error.field, error=error.message)
-                await self._send(socket, messages.Error(field=error.field, message=error.message))
-                continue
-            for command in session.received(message):
-                await self._perform(command, socket)
-            for complaint in session.complaints:
-                log.error("manager.complained", error=complaint)
-            session.complaints.clear()
-            if isinstance(message, messages.Welcome):
-                self._connected, self._last_error = True, ""
-                log.info("manager.connected", url=self._url, last_sequence=message.last_sequence)
-            self._progress.set()
-
-    async def _perform(self, command: Command, socket: aiohttp.ClientWebSocketResponse) -> None:
-        match command:
-            case Forget(sequence=sequence):
-                await self._outbox.acknowledge(sequence)
-            case SkipTo(sequence=sequence):
-                await self._outbox.skip_to(sequence)
-            case TellAll(why=why):
-                log.warning("manager.told_all", reason=why)
-                await self._desk.resync()
-            case Desire():
-                await self._desire(command, socket)
-            case Close(why=why):
-                raise _LinkEndedError(why)
-
-    async def _desire(self, wanted: Desire, socket: aiohttp.ClientWebSocketResponse) -> None:
-        try:
-            applied = await self._desk.desire(wanted.machine_id, wanted.revision, wanted.desired)
-        except NotFoundError as error:
-            await self._send(socket, messages.Error(field="machine", message=str(error)))
-        except BootwrightError as error:
-            # Not taken: the manager sends it again when the link comes back.
-            raise _LinkEndedError(f"what the manager wants could not be stored: {error}") from error
-        else:
-            log.info("manager.desired", machine=wanted.machine_id, revision=wanted.revision, applied=applied)
-
-    async def _tell(self, socket: aiohttp.ClientWebSocketResponse, session: LinkSession) -> None:
-        """Send what the outbox holds, in order, within the window."""
-        while True:
-            progress = self._progress = asyncio.Event()
-            if session.room <= 0:
-                await progress.wait()
-                continue
-            found = await self._outbox.after(session.sent, session.room)
-            for message in session.items(found):
-                await self._send(socket, message)
-            if not found:
-                await self._outbox.wait(session.sent)
-
-    async def _beat(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat)
-            await self._send(socket, messages.Heartbeat())
-
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse, message: FromProvider) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await socket.send_str(message.model_dump_json())
-        except TimeoutError as error:
-            raise _LinkEndedError("the manager takes nothing any more") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise _LinkEndedError(f"the connection broke: {error}") from error
+        except OSError as error:  # SSLError is one.
+            hint = "set manager.ca_file to the manager's CA certificate in PEM"
+            raise LinkEndedError(f"the CA file {self._ca_file} cannot be used: {error}", hint) from error
 
 
-class _LinkEndedError(BootwrightError):
-    """This connection is over; `was_up` if it had been welcomed."""
+def _first(errors: BaseExceptionGroup[BootwrightError]) -> BootwrightError:
+    """The first cause; the other tasks of a connection often fail together with it."""
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, BootwrightError) else LinkEndedError(str(found))
 
-    def __init__(self, message: str, hint: str = "", *, was_up: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.was_up = was_up
 
-
-def _why_closed(frame: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse) -> str:
-    if frame.type is aiohttp.WSMsgType.CLOSE and frame.extra:
-        return f"the manager closed the link: {frame.extra}"
-    if frame.type is aiohttp.WSMsgType.BINARY:
-        return "the manager sent a binary frame, and this link speaks text"
-    return f"the connection ended (code {socket.close_code})"
+def _let_go_if_cancelled() -> None:
+    """Python 3.11 forgets a cancellation that reaches a TaskGroup together with an error of one of its tasks."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

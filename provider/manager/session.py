@@ -1,21 +1,31 @@
 """
-The provider's end of the link as a pure machine: what came in, what is to be done.
+The provider's end of one connection as a pure machine: messages in, commands and messages out.
 
-    opened          -> send hello
-    welcome(n)      -> forget what the manager has; send the rest from n + 1
-    items           -> send them, as long as the window has room
-    ack(n)          -> forget up to n; there is room again
-    desired, resync -> hand on
+    hello            -> is sent first
+    welcome(n, at)   -> compare what the manager has with the outbox; send nothing before all of that is performed
+    items            -> the outbox beyond `sent` goes out, as long as the window has room
+    ack(n)           -> forget up to n; there is room again
+    desired, resync  -> hand on
 
-The manager may have lost its state (it welcomes with less than we have forgotten) or we ours (with more than we ever sent):
-both are answered by telling everything again.
+The outbox holds a run of numbers up to `next_sequence - 1`, from the first that no manager acknowledged: `oldest`. Where the
+manager's last number n lies tells what happened since:
+
+| n | Meaning | What we do |
+|---|---|---|
+| below `oldest - 1` | the manager lost its state, or is another one | tell everything again |
+| in between | nothing, or the link was cut | go on after n |
+| in between, but our item n has another time | our state was lost, and numbers were given twice | as in the next line |
+| `next_sequence` or above | our state was lost | tell everything, and number all that is kept after n |
+
+Telling comes before renumbering: if we are killed between the two, the next welcome shows the same loss again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from provider.domain.machine import Desired
@@ -25,6 +35,9 @@ from provider.manager.messages import Ack, DesiredMessage, Error, FromManager, F
 
 WINDOW = 256
 """Items on their way without an acknowledgement."""
+
+SAME_TIME = timedelta(milliseconds=1)
+"""Managers written in other languages keep milliseconds."""
 
 
 class Item(Protocol):
@@ -43,24 +56,31 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True)
-class Forget:
-    """The manager has everything up to `sequence`."""
+class Compare:
+    """Look up the item with this number in the outbox and call `compared`."""
 
     sequence: int
 
 
 @dataclass(frozen=True)
-class SkipTo:
-    """The manager has seen a number that we never gave: count on from there."""
+class Forget:
+    """The manager has everything up to `sequence` on disk."""
 
     sequence: int
 
 
 @dataclass(frozen=True)
 class TellAll:
-    """Put the observed state of everything into the outbox again."""
+    """Put the observed state of every machine into the outbox again."""
 
     why: str
+
+
+@dataclass(frozen=True)
+class SkipTo:
+    """The manager has seen numbers up to `sequence` that we gave to nothing we know of: number everything after it."""
+
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -73,94 +93,109 @@ class Desire:
 
 
 @dataclass(frozen=True)
+class Complaint:
+    """The manager could not use one of our messages; there is nothing to do but to log it."""
+
+    field: str
+    message: str
+    machine_id: str
+
+
+@dataclass(frozen=True)
 class Close:
     """The link cannot go on."""
 
     why: str
 
 
-Command = Forget | SkipTo | TellAll | Desire | Close
+Command = Compare | Forget | TellAll | SkipTo | Desire | Complaint | Close
 
 
 @dataclass
 class LinkSession:
-    """One connection from hello to its end. `oldest` and `next_sequence` describe the outbox when it was opened."""
+    """One connection from hello to its end. Perform commands in their order, each before the next message is read."""
 
-    provider: str
-    version: str
-    labels: dict[str, str]
-    next_sequence: int
+    hello: messages.Hello
+    """The first message; its `next_sequence` is the outbox as it was before the link."""
     oldest: int
-    """The first number still in the outbox; `next_sequence` if it is empty."""
-    welcomed: bool = False
+    """The first number in the outbox, or `next_sequence` if that is empty."""
+    told_from: int | None = None
+    """The oldest item at the time when everything was last told; as long as it is still the oldest, nothing of that
+    has been acknowledged, and telling it once more would only make the outbox longer."""
+    welcome: Welcome | None = None
     sent: int = 0
     """The last number that went out, or that the manager had."""
     acknowledged: int = 0
-    complaints: list[str] = field(default_factory=list)
-
-    def opened(self) -> messages.Hello:
-        """The first message."""
-        return messages.Hello(
-            provider=self.provider, version=self.version, labels=self.labels, next_sequence=self.next_sequence
-        )
+    _in_flight: deque[int] = field(default_factory=deque)
 
     @property
     def room(self) -> int:
         """How many items may go out now."""
-        return WINDOW - (self.sent - self.acknowledged) if self.welcomed else 0
+        return 0 if self.welcome is None else WINDOW - len(self._in_flight)
 
     def items(self, found: Sequence[Item]) -> list[FromProvider]:
-        """Items of the outbox that follow `sent`, as messages."""
-        going: list[FromProvider] = []
-        for item in found[: max(0, self.room)]:
-            going.append(_message(item))
+        """Items of the outbox that follow `sent`, as messages; they count as sent."""
+        going = found[: self.room]
+        for item in going:
             self.sent = item.sequence
-        return going
+            self._in_flight.append(item.sequence)
+        return [_message(item) for item in going]
 
     def received(self, message: FromManager) -> list[Command]:
         """What is to be done about a message."""
         match message:
             case Heartbeat():
                 return []
-            case Error(field=where, message=text):
-                self.complaints.append(f"{where}: {text}")
-                return []
+            case Error():
+                return [Complaint(message.field, message.message, message.machine)]
             case Welcome():
-                return self._welcome(message)
-        if not self.welcomed:
-            return [Close("the manager spoke before its welcome")]
+                return self._welcomed(message)
+        if self.welcome is None:
+            return [Close(f"the manager sent {message.type} before its welcome")]
         match message:
-            case Ack(sequence=sequence):
-                return self._ack(sequence)
+            case Ack():
+                return self._acknowledged(message.sequence)
             case DesiredMessage():
                 return [Desire(message.machine, message.revision, message.state.domain(message.revision))]
             case Resync():
                 return [TellAll("the manager asks for it")]
-        return []
 
-    def _welcome(self, message: Welcome) -> list[Command]:
-        if self.welcomed:
+    def compared(self, at: datetime | None) -> list[Command]:
+        """The answer to `Compare`: the time of that item in our outbox, None if it is not there."""
+        theirs = None if self.welcome is None else self.welcome.last_at
+        if at is None or theirs is None or abs(theirs - at) < SAME_TIME:
+            return [Forget(self.sent)]
+        return _start_anew(self.sent, "the manager knows another item by that number: our state was lost")
+
+    def _welcomed(self, message: Welcome) -> list[Command]:
+        if self.welcome is not None:
             return [Close("the manager welcomed twice")]
-        if message.protocol < 1:
-            return [Close(f"the manager speaks protocol {message.protocol}, which is none")]
-        self.welcomed = True
-        last = message.last_sequence
-        self.sent = self.acknowledged = last
-        if last >= self.next_sequence:
-            return [SkipTo(last), TellAll("the manager has seen numbers that we never gave: our state was lost")]
+        if message.protocol not in self.hello.protocols:
+            return [Close(f"the manager wants to speak protocol {message.protocol}, which we did not offer")]
+        self.welcome = message
+        last = self.sent = self.acknowledged = message.last_sequence
+        if last >= self.hello.next_sequence:
+            return _start_anew(last, "the manager has seen numbers that we never gave: our state was lost")
         if last < self.oldest - 1:
-            # What is missing cannot be had any more; the state of all machines makes up for it.
             self.sent = self.acknowledged = self.oldest - 1
-            return [TellAll("the manager lacks what we have forgotten: its state was lost")]
-        return [Forget(last)]
+            if self.oldest == self.told_from:
+                return []
+            return [TellAll("the manager lacks what another has acknowledged: its state was lost")]
+        return [Compare(last)] if last >= self.oldest else []
 
-    def _ack(self, sequence: int) -> list[Command]:
+    def _acknowledged(self, sequence: int) -> list[Command]:
         if sequence > self.sent:
-            return [Close(f"the manager acknowledged {sequence}, which was never sent")]
+            return [Close(f"the manager acknowledged {sequence}, which was not sent")]
         if sequence <= self.acknowledged:
             return []
         self.acknowledged = sequence
+        while self._in_flight and self._in_flight[0] <= sequence:
+            self._in_flight.popleft()
         return [Forget(sequence)]
+
+
+def _start_anew(last: int, why: str) -> list[Command]:
+    return [TellAll(why), SkipTo(last)]
 
 
 def _message(item: Item) -> FromProvider:

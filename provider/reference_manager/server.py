@@ -13,13 +13,14 @@ import hmac
 from dataclasses import dataclass, field
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from provider.kit.signal import Signal
 from provider.manager import messages
 from provider.manager.messages import (
     Ack,
     BadMessageError,
+    CloseReason,
     DesiredMessage,
     Event,
     FromManager,
@@ -35,12 +36,10 @@ from provider.reference_manager.state import State
 log = structlog.get_logger()
 
 HELLO_SECONDS = 20.0
-SILENCE_SECONDS = 90.0
 SEND_SECONDS = 20.0
 BATCH = 256
 QUEUE = 1024
 """Items of one provider that wait for the disk; when full, its socket is not read any more."""
-LARGEST_MESSAGE = 16 << 20
 
 
 @dataclass
@@ -49,11 +48,13 @@ class _Link:
 
     provider: str
     socket: web.WebSocketResponse
+    patience: float
+    """Seconds of silence after which the provider is gone."""
     items: asyncio.Queue[Observed | Event] = field(default_factory=lambda: asyncio.Queue(QUEUE))
 
     async def send(self, message: FromManager) -> None:
         async with asyncio.timeout(SEND_SECONDS):
-            await self.socket.send_str(message.model_dump_json())
+            await self.socket.send_str(messages.to_text(message))
 
 
 class LinkServer:
@@ -90,7 +91,7 @@ class LinkServer:
         if not hmac.compare_digest(given.encode(), self._token.encode()):
             log.warning("link.refused", source=request.remote, reason="wrong token")
             return web.Response(status=401, text="the token is not the one of this manager\n")
-        socket = web.WebSocketResponse(max_msg_size=LARGEST_MESSAGE)
+        socket = web.WebSocketResponse(max_msg_size=messages.LARGEST_MESSAGE)
         await socket.prepare(request)
         link = await self._greet(socket)
         if link is None:
@@ -111,25 +112,26 @@ class LinkServer:
         return socket
 
     async def _greet(self, socket: web.WebSocketResponse) -> _Link | None:
-        """Hello and welcome; None if it was no hello."""
+        """Hello and welcome; None if there is no way to talk."""
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 frame = await socket.receive()
-            if frame.type is not WSMsgType.TEXT:
-                raise BadMessageError("type", "the first message is hello")
-            hello = messages.from_provider(frame.data)
+            hello = messages.from_provider(frame.data if frame.type is WSMsgType.TEXT else "")
             if not isinstance(hello, Hello):
                 raise BadMessageError("type", "the first message is hello")
         except (BadMessageError, UnknownTypeError, TimeoutError) as error:
-            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"the first message is hello")
             log.warning("link.refused", reason=str(error) or "no hello in time")
+            await socket.close(code=CloseReason.BAD_HELLO, message=b"the first message is hello")
             return None
-        last = await self._state.hello(hello)
-        link = _Link(hello.provider, socket)
-        await link.send(Welcome(protocol=min(messages.PROTOCOL, hello.protocol), last_sequence=last))
-        for wanted in await self._state.wanted(hello.provider):
-            await link.send(wanted)
-        log.info("link.opened", provider=hello.provider, version=hello.version, last_sequence=last)
+        protocol = messages.common_protocol(hello.protocols)
+        if protocol is None:
+            log.warning("link.refused", provider=hello.provider, reason=f"protocols {hello.protocols} are not known")
+            await socket.close(code=CloseReason.NO_COMMON_PROTOCOL, message=b"no common protocol version")
+            return None
+        last, last_at = await self._state.hello(hello)
+        link = _Link(hello.provider, socket, patience=3 * hello.heartbeat_seconds)
+        await link.send(Welcome(protocol=protocol, last_sequence=last, last_at=last_at))
+        log.info("link.opened", provider=hello.provider, host=hello.name, version=hello.version, last_sequence=last)
         return link
 
     async def _replace(self, link: _Link) -> None:
@@ -137,14 +139,13 @@ class LinkServer:
         self._links[link.provider] = link
         if old is not None:
             log.warning("link.replaced", provider=link.provider, reason="another link with this provider id came")
-            await old.socket.close(code=WSCloseCode.GOING_AWAY, message=b"another link with this provider id came")
-        # What was wanted between the welcome and now was sent to nobody, or to the old link.
+            await old.socket.close(code=CloseReason.REPLACED, message=b"another link with this provider id came")
         for wanted in await self._state.wanted(link.provider):
             await link.send(wanted)
 
     async def _read(self, link: _Link) -> None:
         while True:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(link.patience):
                 frame = await link.socket.receive()
             if frame.type is not WSMsgType.TEXT:
                 return
@@ -155,7 +156,7 @@ class LinkServer:
                 continue
             except BadMessageError as error:
                 log.warning("link.message_refused", provider=link.provider, field=error.field, error=error.message)
-                await link.send(messages.Error(field=error.field, message=error.message))
+                await link.send(error.answer())
                 continue
             await self._took(link, message)
 

@@ -42,6 +42,8 @@ class ProviderRow(Table, table=True):
     version: str = ""
     labels: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     last_sequence: int = 0
+    last_at: str | None = None
+    """When the item with that number happened."""
 
 
 class MachineRow(Table, table=True):
@@ -91,14 +93,14 @@ class State:
         self._thread.close()
         self._engine.dispose()
 
-    async def hello(self, hello: Hello) -> int:
-        """Take a provider's first words; gives the last number that is stored of it."""
+    async def hello(self, hello: Hello) -> tuple[int, datetime | None]:
+        """Take a provider's first words; gives the last number that is stored of it, and the time of that item."""
 
-        def write(session: Session) -> int:
+        def write(session: Session) -> tuple[int, datetime | None]:
             row = session.get(ProviderRow, hello.provider) or ProviderRow(id=hello.provider)
             row.version, row.labels = hello.version, dict(hello.labels)
             session.add(row)
-            return row.last_sequence
+            return row.last_sequence, None if row.last_at is None else datetime.fromisoformat(row.last_at)
 
         return await self._run(write)
 
@@ -111,7 +113,7 @@ class State:
             for item in items:
                 if item.sequence > row.last_sequence:
                     _apply(session, provider, item)
-                    row.last_sequence = item.sequence
+                    row.last_sequence, row.last_at = item.sequence, item.at.isoformat()
             return row.last_sequence
 
         return await self._run(write)

@@ -1,21 +1,36 @@
 """
 iPXE scripts, made from plain values.
 
-They must run in old builds: Debian's is of 2019, ROMs are older. So only `dhcp`-free basics are used: `chain`, `kernel`,
-`initrd`, `boot`, `imgfree`, `sleep`, `iseq`, `goto`, `exit`, `sanboot`. Downloads are tried several times with growing pauses,
-and at last the machine goes on to its next boot device instead of hanging (edge case 51).
+They must run in old builds: Debian's is of 2019, and ROMs are older. So they use what iPXE has had for many years
+(`chain`, `kernel`, `initrd`, `boot`, `imgfree`, `set`, `sleep`, `goto`, `exit`, `sanboot`), and not `inc`, which is
+missing in some ROMs.
+
+A download that fails is tried again after a growing pause, each time from a clean start. A machine that cannot be served
+goes on to its next boot device; it neither hangs nor boots in circles (edge case 51).
+
+What stands in a script was chosen by other people: machine names by firmware, arguments by managers and operators. iPXE
+splits a line at white space, knows no quotes, expands `${...}`, and takes `||`, `&&` and `#` as its own. Text for the
+screen is stripped of all that. An argument that has any of it is refused, because a kernel that starts without an
+argument, or with another one, may do harm (edge case 168).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from urllib.parse import quote
+
+from provider.domain.errors import PermanentError
+from provider.wire.agent import KernelArguments
 
 CONTENT_TYPE = "text/plain; charset=ascii"
 
-_PAUSES = (1, 2, 4, 8, 15)
+MOST_LINE_BYTES = 2047
+"""Kernels of x86 and arm64 cut off their command line here, silently (COMMAND_LINE_SIZE, with its NUL)."""
+
+PAUSES = (1, 2, 4, 8, 16)
 """Seconds between tries of a download."""
 
 _EVIDENCE = {
@@ -28,6 +43,23 @@ _EVIDENCE = {
 }
 """What a machine tells of itself when it asks for its script; `netX` is the interface that booted (edge case 46)."""
 
+_NEXT_DEVICE = "exit 1"
+"""
+Leave iPXE with an error. UEFI takes success for "this was the boot" and may open its menu; an error sends it on to the
+next boot option. A BIOS does not care.
+"""
+
+
+class HandOff(StrEnum):
+    """How a machine is sent to its next boot device; firmware hangs in one way or another (edge cases 47, 48)."""
+
+    EXIT = "exit"
+    """Leave iPXE: right for UEFI and most BIOSes."""
+    SANBOOT = "sanboot"
+    """Let iPXE start the first disk itself: for a BIOS that hangs, or starts over, when iPXE ends."""
+    HTTP_404 = "http404"
+    """End with a download that is not found: for firmware that goes on after a failed network boot only."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -38,60 +70,94 @@ class Image:
 
 
 def bootstrap_script(base_url: str) -> str:
-    """The same for every machine: ask again, saying who you are. Retries, then the next boot device."""
+    """The same for every machine: ask again, saying who you are."""
     query = "&".join(f"{name}={value}" for name, value in _EVIDENCE.items())
-    command = f"chain --replace {base_url}/machine.ipxe?{query}"
     return _script(
         "echo Bootwright: asking what to boot",
-        *_tried("ask", [command]),
+        *_tried([f"chain --replace --autofree {base_url}/machine.ipxe?{query}"]),
         "echo Bootwright: no answer, going on to the next boot device",
-        "exit",
+        _NEXT_DEVICE,
     )
+
+
+def agent_script(kernel: Image, initramfs: Image, arguments: KernelArguments, further: Sequence[str] = ()) -> str:
+    """
+    Start the agent. Its own arguments come first; `further` are whole kernel arguments, such as `console=ttyS0`.
+
+    Raises:
+        PermanentError: If an argument cannot stand in a script.
+    """
+    own = [f"bootwright.{name}={value}" for name, value in asdict(arguments).items()]
+    return kernel_script("starting the agent", kernel, [initramfs], [*own, *further])
 
 
 def kernel_script(title: str, kernel: Image, initrds: Sequence[Image], arguments: Sequence[str]) -> str:
     """
     Load a kernel with its initial RAM disks and start it.
 
+    `initrd=` arguments are made here: a UEFI kernel finds its RAM disks by the names that they have in iPXE.
+
     Raises:
-        ValueError: If an argument or name could end its line or be expanded by iPXE.
+        PermanentError: If an argument or name cannot stand in a script, or the command line is too long.
     """
-    # UEFI kernels find their RAM disks by `initrd=` (harmless on BIOS); several are named one after the other.
-    line = [f"initrd={_checked(image.name)}" for image in initrds] + [_checked(argument) for argument in arguments]
+    named = [f"initrd={image.name}" for image in initrds]
+    line = " ".join(_checked(argument) for argument in [*named, *arguments])
+    if len(line) > MOST_LINE_BYTES:
+        raise PermanentError(
+            f"the kernel command line has {len(line)} characters, and a kernel reads {MOST_LINE_BYTES}",
+            hint="shorten the command line of the profile, or the arguments of the allocation",
+        )
     commands = [
         "imgfree",
-        f"kernel {kernel.url} {' '.join(line)}",
+        f"kernel {kernel.url} {line}".rstrip(),
         *(f"initrd --name {image.name} {image.url}" for image in initrds),
         "boot",
     ]
     return _script(
-        f"echo Bootwright: {_printable(title)}",
-        *_tried("load", commands),
+        f"echo Bootwright: {_shown(title)}",
+        *_tried(commands),
         "echo Bootwright: it cannot be loaded, going on to the next boot device",
-        "exit",
+        "imgfree",
+        _NEXT_DEVICE,
     )
 
 
-def disk_script(reason: str) -> str:
-    """Hand the machine to its next boot device."""
-    return _script(f"echo Bootwright: {_printable(reason)}, going on to the next boot device", "exit")
+def disk_script(reason: str, hand_off: HandOff = HandOff.EXIT) -> str:
+    """Hand the machine over to its disk."""
+    greeting = f"echo Bootwright: {_shown(reason)}, going on to the next boot device"
+    match hand_off:
+        case HandOff.EXIT:
+            return _script(greeting, _NEXT_DEVICE)
+        case HandOff.SANBOOT:
+            return _script(greeting, f"sanboot --no-describe --drive 0x80 || {_NEXT_DEVICE}")
+        case HandOff.HTTP_404:
+            return _script(greeting, "chain --replace /next-boot-device")
+
+
+def nothing_script(reason: str) -> str:
+    """Leave the machine alone: we have nothing for it."""
+    return _script(f"echo Bootwright: {_shown(reason)}, nothing to boot from here", _NEXT_DEVICE)
 
 
 def fill_in(template: str, fields: Mapping[str, str]) -> list[str]:
     """
     Fill `{name}` fields into a kernel command line and split it into arguments.
 
+    A value is filled in as it stands, `arguments` among them may be several words. `initrd=` arguments of the template
+    are dropped: only `kernel_script` knows the names.
+
     Raises:
-        ValueError: If the line has a field that is not known.
+        PermanentError: If the template has a field that is not known.
     """
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in fields:
-            known = ", ".join(sorted(fields))
-            raise ValueError(f"the command line has a field {{{found[1]}}} that is not known; known are: {known}")
+            known = ", ".join(f"{{{name}}}" for name in sorted(fields))
+            raise PermanentError(f"the command line has an unknown field {found[0]}", hint=f"known are: {known}")
         return fields[found[1]]
 
-    return re.sub(r"\{(\w+)\}", value, template).split()
+    filled = re.sub(r"\{([a-z_0-9]+)\}", value, template)
+    return [argument for argument in filled.split() if not argument.startswith("initrd=")]
 
 
 def quoted(path: str) -> str:
@@ -100,28 +166,32 @@ def quoted(path: str) -> str:
 
 
 def _checked(argument: str) -> str:
-    """Arguments come from managers and operators: none may start a new command or be expanded (edge case 168)."""
-    if not argument.isascii() or not argument.isprintable() or "${" in argument or " " in argument:
-        raise ValueError(f"kernel argument {argument!r} has a character that a boot script cannot carry")
-    if argument in ("||", "&&") or argument.startswith("#"):
-        raise ValueError(f"kernel argument {argument!r} means something else to iPXE")
+    """Refuse what could end its line, begin another command or be expanded."""
+    means_something = argument in ("||", "&&") or argument.startswith("#") or "${" in argument
+    if means_something or not re.fullmatch(r"[!-~]+", argument):
+        raise PermanentError(
+            f"the kernel argument {argument!r} cannot stand in a boot script",
+            hint="arguments are printable ASCII without blanks, and none is ||, && or contains ${ or begins with #",
+        )
     return argument
 
 
-def _printable(text: str) -> str:
+def _shown(text: str) -> str:
     """Text for the screen that cannot be a command."""
     return re.sub(r"[^A-Za-z0-9 .,:/()_-]", "", text)[:200]
 
 
-def _tried(label: str, commands: Sequence[str]) -> list[str]:
-    """The commands as one try, and again after each pause; falls through when all have failed."""
-    lines: list[str] = []
-    for number, pause in enumerate(_PAUSES):
-        following = f"{label}_{number + 1}"
-        lines += [f":{label}_{number}"]
-        lines += [f"{command} || goto {label}_failed_{number}" for command in commands]
-        lines += [f":{label}_failed_{number}", f"sleep {pause}", f"goto {following}"]
-    return [*lines, f":{label}_{len(_PAUSES)}"]
+def _tried(commands: Sequence[str]) -> list[str]:
+    """
+    The commands in order; when one fails, all again after a pause, and after the last pause whatever stands below.
+
+    How long to wait stands in a variable that is part of a label, which spares a loop counter. `a && b || c` would not do:
+    iPXE stops at the first failure in such a line.
+    """
+    lines = ["set pause first", ":again", *(f"{command} || goto wait_${{pause}}" for command in commands)]
+    for pause, following in zip(("first", *PAUSES), PAUSES, strict=False):
+        lines += [f":wait_{pause}", f"sleep {following}", f"set pause {following}", "goto again"]
+    return [*lines, f":wait_{PAUSES[-1]}"]
 
 
 def _script(*lines: str) -> str:

@@ -22,5 +22,4 @@ def assets() -> Path:
 @pytest.fixture
 def folder() -> Path:
     """A folder for a lab; kept when the test failed, because its logs tell why."""
-    path = Path(tempfile.mkdtemp(prefix="lab-"))
-    return path
+    return Path(tempfile.mkdtemp(prefix="lab-"))

