@@ -87,17 +87,22 @@ class ManagerLink:
     async def run(self) -> None:
         """Keep a link up; no failure of it ends the daemon."""
         while True:
-            try:
-                await self._once()
-            except* BootwrightError as errors:
-                self._ended(_first(errors))
-            except* Exception as errors:
-                self._ended(LinkEndedError("an error of ours; see the log"))
-                log.exception("manager.link_failed", error=str(errors))
-            _let_go_if_cancelled()
+            # In a task of its own: Python 3.11 leaves a cancellation behind in a task whose TaskGroup failed.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._attempt(), name="manager connection")
             spread = random.random()  # noqa: S311 - jitter
             pause = backoff.delay(self._memory.failures, self._first_pause, LONGEST_PAUSE, spread)
             await asyncio.sleep(pause.total_seconds())
+
+    async def _attempt(self) -> None:
+        """One connection; however it ends, it is remembered and logged here."""
+        try:
+            await self._once()
+        except* BootwrightError as errors:
+            self._ended(_first(errors))
+        except* Exception as errors:
+            self._ended(LinkEndedError("an error of ours; see the log"))
+            log.exception("manager.link_failed", error=str(errors))
 
     def _ended(self, error: BootwrightError) -> None:
         self._memory.connected = False
@@ -154,10 +159,3 @@ def _first(errors: BaseExceptionGroup[BootwrightError]) -> BootwrightError:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found if isinstance(found, BootwrightError) else LinkEndedError(str(found))
-
-
-def _let_go_if_cancelled() -> None:
-    """Python 3.11 forgets a cancellation that reaches a TaskGroup together with an error of one of its tasks."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

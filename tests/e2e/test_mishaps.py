@@ -60,8 +60,8 @@ class Mishaps:
         "inventory",
         "wiping",
         "link dead",
-        "powering off",
         "manager restarted",
+        "powering off",
         "installing",
         "installed",
     )
@@ -77,8 +77,8 @@ class Mishaps:
         await self._kill_provider("inventory", lambda event: event.name == "agent.enrolled")
         await self._kill_provider("wiping", lambda event: _percent(event) >= 30)
         await self._let_link_go_dead("link dead", lambda event: _percent(event) >= 60)
-        await self._kill_provider("powering off", lambda event: event.data.get("action") == "off")
         await self._restart_manager("manager restarted", lambda event: event.data.get("to") == "ready")
+        await self._kill_provider("powering off", lambda event: event.data.get("action") == "off")
         await self._kill_provider("installing", lambda event: event.data.get("mode") == "install")
         await self._kill_provider("installed", lambda event: event.name == "install.reported")
 
