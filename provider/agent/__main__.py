@@ -9,6 +9,7 @@ An error of ours ends this process with a traceback on the console; init.sh star
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -47,33 +48,37 @@ def main() -> None:
 
 def _run(arguments: wire.KernelArguments) -> None:
     drivers = Drivers()
-    _start_network(arguments.mac, drivers)
 
     def gather() -> Inventory:
         return inventory.gather(arguments.mac, _version(), drivers.problems)
 
+    loading = _start_network(arguments.mac, drivers)
+    provider = Provider(arguments.url, arguments.boot_url, arguments.ca)
+    patience.until_done(provider.trust, at_most_seconds=_MOST_TRYING_SECONDS)
+    enrolment = _enrolment(arguments.ticket, gather())
+    enrolled = patience.until_done(lambda: provider.enrol(enrolment), at_most_seconds=_MOST_TRYING_SECONDS)
+    say(f"enrolled as machine {enrolled.machine_id}")
+    loading.join()
+    network.bring_all_up()
     found = gather()
     for problem in found.problems:
         say(f"inventory: {problem}")
-    provider = Provider(arguments.url, arguments.boot_url, arguments.ca)
-    patience.until_done(provider.trust, at_most_seconds=_MOST_TRYING_SECONDS)
-    enrolment = _enrolment(arguments.ticket, found)
-    enrolled = patience.until_done(lambda: provider.enrol(enrolment), at_most_seconds=_MOST_TRYING_SECONDS)
-    say(f"enrolled as machine {enrolled.machine_id}")
     patience.until_done(lambda: provider.report(found))
     say(f"inventory reported (disks: {len(found.disks)}, network interfaces: {len(found.nics)}); waiting for work")
     Worker(provider, enrolled.machine_id, gather).run()
 
 
-def _start_network(mac: str, drivers: Drivers) -> None:
-    """Get an address; all other drivers are loaded while the DHCP server thinks."""
+def _start_network(mac: str, drivers: Drivers) -> threading.Thread:
+    """Get an address; give the thread that goes on loading drivers, for disks may take half a minute to appear."""
     drivers.load_network()
     interface = patience.until_done(lambda: _find_interface(mac, drivers), at_most_seconds=_MOST_TRYING_SECONDS)
     network.start_dhcp(interface)
-    drivers.load_all()
     network.bring_all_up()
+    loading = threading.Thread(target=drivers.load_all, name="drivers", daemon=True)
+    loading.start()
     address = patience.until_done(lambda: network.wait_for_lease(_LEASE_SECONDS), at_most_seconds=_MOST_TRYING_SECONDS)
     say(f"network: {address}")
+    return loading
 
 
 def _find_interface(mac: str, drivers: Drivers) -> str:
