@@ -264,8 +264,8 @@ class ManagerSettings(Model):
 class StoreSettings(Model):
     """Where state is kept."""
 
-    url: str | None = None
-    """SQLAlchemy URL. Default: SQLite in `provider.state_dir`."""
+    url: str | None = Field(default=None, pattern=r"^sqlite:///")
+    """SQLAlchemy URL of a SQLite file, `sqlite:////var/lib/...`. Default: `bootwright.db` in `provider.state_dir`."""
 
 
 class LogSettings(Model):

@@ -1,5 +1,5 @@
 """
-State that outlives the process: SQLModel tables on SQLite (WAL) or PostgreSQL.
+State that outlives the process: SQLModel tables on SQLite (WAL).
 
 `database.py` owns the connection: one writer thread that commits what waits in groups, and readers beside it.
 `tables.py` holds the rows; nobody outside this package sees one. `machines.py` is the heart: every change of a machine
