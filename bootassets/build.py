@@ -1,5 +1,5 @@
 """
-Build an assets folder: the agent image, the network bootstrap programs, the lab's installer, and the manifest.
+Build an assets folder: the agent image, the network bootstrap programs, and the manifest.
 
 Nothing is done when the folder is complete and made from the same sources. Otherwise everything is made in a folder of
 its own first; then each file is moved over its predecessor, the manifest last. A build that dies before that leaves the

@@ -82,16 +82,7 @@ def select(kernel: Kernel, unpacked: Path) -> Selection:
         raise PermanentError(
             f"kernel {kernel.release} has no driver {', '.join(lost)}", hint="the generic kernel flavour is needed"
         )
-    chosen: dict[str, Path] = {}
-    requests: set[str] = set()
-    waiting = [name for name in wanted if name in available]
-    while waiting:
-        name = waiting.pop()
-        if name not in chosen:
-            chosen[name] = available[name]
-            needs, firmware = _needs(read(available[name]))
-            requests |= firmware
-            waiting += [need for need in needs if need in available]
+    chosen, requests = _closure(wanted, available)
     files = {request: _find_firmware(unpacked, request) for request in sorted(requests)}
     return Selection(
         modules=dict(sorted(chosen.items())),
@@ -99,6 +90,21 @@ def select(kernel: Kernel, unpacked: Path) -> Selection:
         missing=tuple(missing),
         missing_firmware=tuple(request for request, path in files.items() if path is None),
     )
+
+
+def _closure(wanted: Iterable[str], available: Mapping[str, Path]) -> tuple[dict[str, Path], set[str]]:
+    """Give the wanted modules with all that they need, and the names of the firmware files that these ask for."""
+    chosen: dict[str, Path] = {}
+    requests: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in available and name not in chosen:  # What is not available is built in, or noted as missing.
+            chosen[name] = available[name]
+            needs, firmware = _needs(read(available[name]))
+            requests |= firmware
+            waiting += needs
+    return chosen, requests
 
 
 def _wanted() -> list[str]:

@@ -33,23 +33,11 @@ _STDLIB_LEFT_OUT = frozenset(
 _EXTENSIONS = ("_ssl", "_hashlib", "_json", "_contextvars", "_queue", "_opcode", "mmap", "termios", "resource", "_uuid")
 """Extension modules of lib-dynload; most others are linked into Debian's interpreter."""
 
-APPLETS = (
-    "sh",
-    "mount",
-    "mkdir",
-    "mknod",
-    "ln",
-    "cat",
-    "sleep",
-    "ip",
-    "udhcpc",
-    "reboot",
-    "poweroff",
-    "dmesg",
-    "ls",
-    "ps",
-)
+_APPLETS = ("cat", "dmesg", "ip", "ls", "mount", "mv", "poweroff", "ps", "reboot", "sh", "sleep", "udhcpc")
 """busybox under these names, in /usr/bin."""
+
+
+_MERGED_FOLDERS = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
 def tree(unpacked: Path, scratch: Path) -> dict[str, cpio.Entry]:
@@ -67,15 +55,12 @@ def tree(unpacked: Path, scratch: Path) -> dict[str, cpio.Entry]:
         f"usr/bin/{version}": cpio.File(_first(unpacked, f"usr/bin/{version}"), executable=True),
         "usr/bin/python3": cpio.Symlink(version),
     }
-    entries |= {f"usr/bin/{applet}": cpio.Symlink("busybox") for applet in APPLETS}
-    entries |= {name: cpio.Symlink(f"usr/{target}") for name, target in _MERGED_FOLDERS.items()}
+    entries |= {f"usr/bin/{applet}": cpio.Symlink("busybox") for applet in _APPLETS}
+    entries |= {name: cpio.Symlink(target) for name, target in _MERGED_FOLDERS.items()}
     entries |= dict(_extensions(unpacked, version))
     entries |= dict(_standard_library(unpacked, scratch, version))
     entries |= dict(_libraries(unpacked, entries))
     return entries
-
-
-_MERGED_FOLDERS = {"bin": "bin", "sbin": "bin", "lib": "lib", "lib64": "lib64"}
 
 
 def _python_version(unpacked: Path) -> str:
@@ -118,25 +103,22 @@ def compile_python(unpacked: Path, folder: Path, *, base: Path, beside: bool) ->
     """
     linker = _first(unpacked, *(f"{folder}/{_LINKER}" for folder in _LIBRARY_FOLDERS))
     libraries = ":".join(str(unpacked / folder) for folder in _LIBRARY_FOLDERS)
-    interpreter: list[str | Path] = [
+    python = unpacked / "usr/bin" / _python_version(unpacked)
+    options = ["-q", "--invalidation-mode=unchecked-hash", "-s", str(base), "-p", "/", *(["-b"] if beside else [])]
+    # The order of constants in a .pyc follows the hash seed.
+    environment = {"PYTHONHOME": str(unpacked / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    command: list[str | Path] = [
         linker,
         "--library-path",
         libraries,
-        unpacked / "usr/bin" / _python_version(unpacked),
+        python,
+        "-S",
+        "-m",
+        "compileall",
+        *options,
+        folder,
     ]
-    options: list[str | Path] = [
-        "-q",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "-s",
-        base,
-        "-p",
-        "/",
-        *(["-b"] if beside else []),
-    ]
-    # The order of constants in a .pyc follows the hash seed.
-    environment = {"PYTHONHOME": str(unpacked / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    programs.run([*interpreter, "-S", "-m", "compileall", *options, folder], environment=environment)
+    programs.run(command, environment=environment)
 
 
 def _libraries(unpacked: Path, entries: dict[str, cpio.Entry]) -> Iterator[tuple[str, cpio.Entry]]:

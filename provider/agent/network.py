@@ -18,6 +18,9 @@ from provider.domain.errors import TemporaryError
 
 _LEASE = Path("/run/bootwright-lease")
 _SCRIPT = "/usr/lib/bootwright/udhcpc"
+_DHCP_OPTIONS = ("-t4", "-T2", "-A2", "-S", "-Vbootwright-agent")
+"""Four tries, two seconds apart, again after two seconds; log to the kernel's log; option 60."""
+
 _INTERFACES = Path("/sys/class/net")
 _POLL_SECONDS = 0.05
 
@@ -67,23 +70,7 @@ def wait_for_interface(mac: str, seconds: float) -> str:
 def start_dhcp(interface: str) -> None:
     """Ask for an address and keep it, in the background, for as long as the agent runs."""
     _LEASE.unlink(missing_ok=True)
-    command = [
-        "udhcpc",
-        "-f",
-        "-i",
-        interface,
-        "-s",
-        _SCRIPT,
-        "-t",
-        "4",
-        "-T",
-        "2",
-        "-A",
-        "2",
-        "-S",
-        "-V",
-        "bootwright-agent",
-    ]
+    command = ["udhcpc", "-f", "-i", interface, "-s", _SCRIPT, *_DHCP_OPTIONS]
 
     def keep_running() -> None:
         while True:

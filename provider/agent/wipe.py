@@ -184,18 +184,17 @@ class Wipe:
 
     def _run(self, task: _DiskTask) -> None:
         started = time.monotonic()
-        verified, error = 0, ""
+        verified, error = 0, "not finished"
         try:
             verified = self._erase(task)
-            task.stage = Stage.DONE
+            error = ""
         except erase.StoppedError:
             error = "stopped because it is no longer wanted"
         except (RefusedError, erase.NotErasedError, OSError) as failure:
-            error = str(failure)
+            error = str(failure) or type(failure).__name__
         except Exception as failure:  # noqa: BLE001 - an error of ours must not look like a disk that is still busy.
             error = f"{type(failure).__name__}: {failure}"
-        if error:
-            task.stage = Stage.FAILED
+        task.stage = Stage.FAILED if error else Stage.DONE
         task.outcome = _outcome(task, verified, time.monotonic() - started, error)
 
     def _erase(self, task: _DiskTask) -> int:
@@ -208,7 +207,7 @@ class Wipe:
         watch = erase.Watch(lambda amount: _count(task, amount), self._stop)
         device = self.host.open_disk(disk.path)
         try:
-            _check_same_size(device, disk)
+            self._look_again(task.entry, disk, device)
             task.stage = Stage.ERASING
             erase.erase(device, task.entry.method, partitions, watch)
             task.stage = Stage.READING_BACK
@@ -216,15 +215,16 @@ class Wipe:
         finally:
             device.close()
 
+    def _look_again(self, entry: DiskWipe, disk: Disk, held: BlockDevice) -> None:
+        """Check the disk that we hold: its path was looked up a moment ago and may have gone to another since."""
+        if find_disk(entry, self.host).path != disk.path:
+            raise RefusedError(f"{disk.path} has become another disk just now")
+        if held.size != disk.size_bytes:
+            raise RefusedError(f"{disk.path} had {disk.size_bytes} bytes and now has {held.size}")
+
 
 def _count(task: _DiskTask, amount: int) -> None:
     task.bytes_done += amount  # Only the disk's own thread writes it.
-
-
-def _check_same_size(device: BlockDevice, disk: Disk) -> None:
-    """Look again with the disk held: the path was looked up a moment ago and may have gone to another disk since."""
-    if device.size != disk.size_bytes:
-        raise RefusedError(f"{disk.path} had {disk.size_bytes} bytes and now has {device.size}")
 
 
 def _outcome(task: _DiskTask, verified: int, seconds: float, error: str) -> DiskWiped:

@@ -169,6 +169,27 @@ def test_disk_that_was_swapped_after_the_look(bench: Bench) -> None:
     assert b"PATTERN!" in path.read_bytes()
 
 
+def test_path_that_went_to_another_disk(bench: Bench) -> None:
+    """Breaks if the disk was pulled and another of the same size got its path just before the open."""
+    path = bench.add("sda", "S1")
+
+    def swap(disk: FileDisk) -> None:
+        bench.disks[0] = replace(bench.disks[0], path="/dev/sdb")
+
+    bench.prepare = swap
+    (disk,) = bench.run(plan(entry("S1"))).disks
+    assert "has become another disk" in disk.error
+    assert b"PATTERN!" in path.read_bytes()
+
+
+def test_failure_without_a_message(bench: Bench) -> None:
+    """Breaks if an error that has nothing to say is taken for success."""
+    bench.add("vda", "S1")
+    bench.open_error = OSError()
+    (disk,) = bench.run(plan(entry("S1"))).disks
+    assert (disk.verified, disk.error) == (False, "OSError")
+
+
 def test_disk_that_the_plan_does_not_know(bench: Bench) -> None:
     """Breaks if a disk that came after the inventory keeps its data in a machine that is then called empty."""
     bench.add("vda", "S1")
