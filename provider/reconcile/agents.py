@@ -9,6 +9,7 @@ heard again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -121,17 +122,22 @@ class AgentDesk:
 
     async def next_work(self, machine_id: str, wait: float) -> Work | None:
         """The operation that the agent should perform, waiting up to `wait` seconds for one."""
-        try:
+        work = await self._work(machine_id)  # Before any deadline: `wait` may be 0.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                while True:
+                while work is None:
                     ring = self._machines.bell(machine_id).ticket()
-                    machine = await self._machines.store.get(machine_id)
-                    if (work := _work(machine)) is not None:
-                        await self._start(machine_id, work.id)
-                        return work
-                    await ring.wait()
-        except TimeoutError:
-            return None
+                    work = await self._work(machine_id)
+                    if work is None:
+                        await ring.wait()
+        return work
+
+    async def _work(self, machine_id: str) -> Work | None:
+        """What is to be done now; it counts as started before the agent hears of it."""
+        work = _work(await self._machines.store.get(machine_id))
+        if work is not None:
+            await self._start(machine_id, work.id)
+        return work
 
     async def progress(self, machine_id: str, operation_id: str, progress: Progress) -> None:
         """

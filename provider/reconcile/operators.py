@@ -9,6 +9,7 @@ answer says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -89,15 +90,16 @@ class OperatorDesk:
     async def events(self, wanted: str | None, after: int, limit: int, wait: float) -> list[JsonObject]:
         """Events after an id, waiting up to `wait` seconds for the first."""
         machine_id = None if wanted is None else await self._find(wanted)
-        try:
+        store = self._machines.store
+        found = await store.events(machine_id, after, limit)  # Before any deadline: `wait` may be 0.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                while True:
-                    ring = self._machines.store.events_rang.ticket()
-                    if found := await self._machines.store.events(machine_id, after, limit):
-                        return [_event(event) for event in found]
-                    await ring.wait()
-        except TimeoutError:
-            return []
+                while not found:
+                    ring = store.events_rang.ticket()
+                    found = await store.events(machine_id, after, limit)
+                    if not found:
+                        await ring.wait()
+        return [_event(event) for event in found]
 
     async def accept(self, wanted: str) -> JsonObject:
         """

@@ -12,12 +12,12 @@ The manager's control API: JSON over a UNIX socket, for its command line, the la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError
-from provider.kit.jsontypes import JsonObject
 from provider.manager.messages import DesiredState
 from provider.reference_manager import state as states
 from provider.reference_manager.server import LinkServer
@@ -74,16 +74,14 @@ class Control:
     async def _log(self, request: web.Request) -> web.Response:
         after, limit = _whole(request, "after", 0), _whole(request, "limit", 1000)
         wait = min(_whole(request, "wait", 0), 60)
-        found: list[JsonObject] = []
-        try:
+        found = await self._state.log(after, limit)  # Before any deadline: `wait` may be 0.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                while True:
+                while not found:
                     ring = self._links.changed.ticket()
-                    if found := await self._state.log(after, limit):
-                        break
-                    await ring.wait()
-        except TimeoutError:
-            pass
+                    found = await self._state.log(after, limit)
+                    if not found:
+                        await ring.wait()
         return web.json_response({"log": found})
 
 
