@@ -57,13 +57,14 @@ class Chassis(Bmc):
         self._told("reset")
 
     def set_boot_device(self, bootdevice: str) -> None:
-        pass
+        print(f"boot {bootdevice}", flush=True)
 
     def get_boot_device(self) -> str:
         return "default"
 
     def _told(self, what: str) -> None:
         self.state = {"on": "on", "off": "off"}.get(what, self.state)
+        print(what, flush=True)
 
 
 def main() -> None:
@@ -72,6 +73,7 @@ def main() -> None:
     serversession.ServerSession = HonestSession
     Session._assignsocket()  # Its I/O thread wakes itself by a packet to its first socket, which must be a wildcard one.
     Chassis({user: password}, port=port, address="127.0.0.1")
+    print("ready", flush=True)
     while True:
         try:
             Session.wait_for_rsp(30)

@@ -47,9 +47,9 @@ def pyghmi_server() -> Iterator[subprocess.Popen[str]]:
     """A BMC of pyghmi's server class."""
     command = [sys.executable, "-m", "tests.fakes.pyghmi_bmc", str(PYGHMI_PORT), "admin", "secret12"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
         try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
             yield server
         finally:
             server.kill()
