@@ -103,7 +103,7 @@ def _assemble(
 def _write_image(fresh: Path, image: manifest.Image, base: base_layer.BaseLayer) -> None:
     _copy(base.kernel, fresh / image.kernel)
     agent = agent_layer.build(base, fresh / "scratch")
-    (fresh / image.initramfs).write_bytes(base.archive.read_bytes() + agent)
+    (fresh / image.initramfs).write_bytes(_aligned(base.archive.read_bytes() + agent))
     shutil.rmtree(fresh / "scratch")
 
 
@@ -138,3 +138,13 @@ def _publish(fresh: Path, out_dir: Path, made: manifest.Manifest) -> None:
 def _synchronise(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _aligned(initramfs: bytes) -> bytes:
+    """
+    Pad with zeroes, which the kernel skips, so that a second RAM disk may follow.
+
+    The EFI stub puts several `initrd=` files together byte by byte, and the kernel takes an uncompressed archive only at a
+    multiple of four: without this, a UEFI machine boots without what was laid over the image. iPXE on BIOS aligns by itself.
+    """
+    return initramfs + b"\0" * (-len(initramfs) % 4)

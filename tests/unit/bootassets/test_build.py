@@ -65,7 +65,7 @@ def test_first_build_is_complete(workshop: Workshop, tmp_path: Path) -> None:
     """Breaks if the result does not verify, or the layers are not one after the other in the initramfs."""
     made = build.build(tmp_path / "out", cache_dir=workshop.cache)
     assert manifest.verify(tmp_path / "out") == made
-    assert (tmp_path / "out/x86_64/initramfs.zst").read_bytes() == b"base 1;agent 1"
+    assert (tmp_path / "out/x86_64/initramfs.zst").read_bytes() == b"base 1;agent 1\0\0", "padded to a multiple of four"
     assert (tmp_path / "out/boot/undionly.kpxe").read_bytes() == b"nbp"
     assert made.notes == ("a note",)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["boot", "manifest.json", "x86_64"]
@@ -83,7 +83,7 @@ def test_changed_agent_packs_only_the_agent(workshop: Workshop, tmp_path: Path) 
     build.build(tmp_path / "out", cache_dir=workshop.cache)
     workshop.agent_source = "agent 2"
     build.build(tmp_path / "out", cache_dir=workshop.cache)
-    assert (tmp_path / "out/x86_64/initramfs.zst").read_bytes() == b"base 1;agent 2"
+    assert (tmp_path / "out/x86_64/initramfs.zst").read_bytes() == b"base 1;agent 2\0\0"
     assert workshop.bases_built == 1
 
 
