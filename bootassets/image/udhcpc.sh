@@ -1,5 +1,6 @@
 #!/bin/sh
 # Called by busybox udhcpc with the event in $1 and the lease in variables; sets the address up and tells the agent.
+# shellcheck disable=SC2154  # The variables are set by udhcpc.
 
 case "$1" in
 deconfig)
