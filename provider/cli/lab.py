@@ -39,6 +39,7 @@ lab_app = typer.Typer(
 _DEFAULT_STATE = Path(".bootwright/lab")
 _DEFAULT_ASSETS = Path(".bootwright/assets")
 _INTERRUPTED = 130
+_WIDTH = 150
 
 
 class Firmware(StrEnum):
@@ -114,7 +115,8 @@ def down(state_dir: _State = _DEFAULT_STATE) -> None:
 
 
 def _start(options: _Options) -> NoReturn:
-    console = Console(stderr=True)
+    # Where nobody looks, the table is as wide as it needs to be.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     try:
         status = _inner(console, options) if namespaces.inside() else _outer(console, options)
     except BootwrightError as error:

@@ -20,9 +20,6 @@ from provider.lab.summary import Row
 
 _REFRESH_PER_SECOND = 4
 
-_WIDTH = 150
-"""Columns of the table where nobody looks: a log file has no right edge."""
-
 
 class View(Protocol):
     """Where the story tells what happens."""
@@ -51,7 +48,7 @@ class Lines:
         try:
             yield
         finally:
-            self._console.print(summary.table(rows), width=_WIDTH, crop=False)
+            self._console.print(summary.table(rows))
 
 
 class LiveTable:
