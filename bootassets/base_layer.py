@@ -20,7 +20,7 @@ from bootassets.progress import Progress
 
 _RECIPE = Path(__file__).parent
 _NBPS = ("undionly.kpxe", "snponly.efi", "ipxe.efi")
-_NBP_FOLDER = "usr/lib/ipxe"
+_NBP_FOLDER = Path("usr/lib/ipxe")
 _DEBIAN_ARCHITECTURES = {"x86_64": "amd64"}
 
 _SKELETON: Mapping[str, cpio.Entry] = {
@@ -166,7 +166,14 @@ def _choose(index: packages.Index) -> _Chosen:
 def _copy_nbps(layer: Path) -> None:
     (layer / "boot").mkdir()
     for name in _NBPS:
-        shutil.copyfile(layer / "userland" / _NBP_FOLDER / name, layer / "boot" / name)
+        shutil.copyfile(_inside(layer / "userland", _NBP_FOLDER / name), layer / "boot" / name)
+
+
+def _inside(unpacked: Path, name: Path) -> Path:
+    """Follow a link as if `unpacked` were the root: Debian 12 has an absolute one from ipxe.efi to /boot."""
+    if (unpacked / name).is_symlink():
+        return unpacked / ("/" / name.parent / (unpacked / name).readlink()).relative_to("/")
+    return unpacked / name
 
 
 def _notes(selection: modules.Selection) -> list[str]:
