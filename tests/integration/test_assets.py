@@ -51,9 +51,17 @@ def test_image_holds_what_a_boot_needs(cache: Path, tmp_path: Path) -> None:
         assert any(part in f"/{name}" for name in names), part
 
 
+def _unpacked(packed: bytes) -> bytes:
+    """All frames of a zstd file; empty if anything stands behind the last one, such as the padding that the kernel skips."""
+    done = subprocess.run(["zstd", "-dcq"], input=packed, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""
+
+
 def _names(initramfs: Path) -> set[str]:
     """List both layers, as the kernel unpacks them: one archive after the other."""
-    raw = subprocess.run(["zstd", "-dcq", initramfs], check=True, capture_output=True).stdout
+    packed = initramfs.read_bytes()
+    assert len(packed) % 4 == 0
+    raw = next(raw for padding in range(4) if (raw := _unpacked(packed[: len(packed) - padding])))
     base, end = test_cpio.unpack_one(raw, 0)
     agent, end = test_cpio.unpack_one(raw, end)
     assert end == len(raw)
