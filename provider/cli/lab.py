@@ -50,6 +50,13 @@ class Firmware(StrEnum):
     MIXED = "mixed"
 
 
+class Dhcp(StrEnum):
+    """Who leases addresses to the machines."""
+
+    SERVER = "server"
+    PROXY = "proxy"
+
+
 _State = Annotated[Path, typer.Option("--state-dir", help="Folder of the lab: logs, disks, sockets.")]
 _Assets = Annotated[
     Path, typer.Option("--assets-dir", help="Folder of the boot assets; built if something is missing.")
@@ -57,6 +64,10 @@ _Assets = Annotated[
 _Config = Annotated[Path, typer.Option("--config", help="What the lab and its provider are like.")]
 _Machines = Annotated[int | None, typer.Option("--machines", min=1, max=8, help="How many machines.")]
 _Firmware = Annotated[Firmware | None, typer.Option("--firmware", help="What they boot with.")]
+_Dhcp = Annotated[
+    Dhcp | None,
+    typer.Option("--dhcp", help="Who leases addresses: the provider (server), or dnsmasq beside it (proxy)."),
+]
 _Once = Annotated[bool, typer.Option("--once", help="Run the whole story, then end.")]
 _Json = Annotated[bool, typer.Option("--json", help="With --once: print the summary as JSON on standard output.")]
 
@@ -70,6 +81,7 @@ class _Options:
     config: Path
     machines: int | None
     firmware: Firmware | None
+    dhcp: Dhcp | None
     once: bool = False
     as_json: bool = False
 
@@ -80,6 +92,7 @@ def lab(
     once: _Once = False,
     machines: _Machines = None,
     firmware: _Firmware = None,
+    dhcp: _Dhcp = None,
     as_json: _Json = False,
     state_dir: _State = _DEFAULT_STATE,
     assets_dir: _Assets = _DEFAULT_ASSETS,
@@ -87,19 +100,20 @@ def lab(
 ) -> None:
     """Bring a lab up and leave it up until Ctrl-C; with --once run the whole story and end."""
     if context.invoked_subcommand is None:
-        _start(_Options(state_dir, assets_dir, config, machines, firmware, once, as_json))
+        _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp, once, as_json))
 
 
 @lab_app.command()
 def up(
     machines: _Machines = None,
     firmware: _Firmware = None,
+    dhcp: _Dhcp = None,
     state_dir: _State = _DEFAULT_STATE,
     assets_dir: _Assets = _DEFAULT_ASSETS,
     config: _Config = lab_settings.DEFAULT_FILE,
 ) -> None:
     """Bring a lab up, discover its machines, and leave it up until Ctrl-C."""
-    _start(_Options(state_dir, assets_dir, config, machines, firmware))
+    _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp))
 
 
 @lab_app.command()
@@ -146,6 +160,8 @@ def _settings(options: _Options) -> LabFile:
         changes["machines"] = options.machines
     if options.firmware is not None:
         changes["firmware"] = options.firmware.value
+    if options.dhcp is not None:
+        changes["dhcp"] = options.dhcp.value
     return file.model_copy(update={"lab": file.lab.model_copy(update=changes)})
 
 

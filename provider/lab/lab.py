@@ -23,6 +23,7 @@ from provider.kit.unixhttp import UnixHttp
 from provider.lab import daemons, disks, installer, network, qemu
 from provider.lab.bmc import Account, VirtualBmc
 from provider.lab.daemons import Daemon, Places
+from provider.lab.foreign_dhcp import ForeignDhcp
 from provider.lab.machines import LabMachine
 from provider.lab.network import Network
 from provider.lab.qemu import Accelerator, Files, Hardware
@@ -69,6 +70,10 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
         net = Network(len(machines))
         await net.open()
         stack.push_async_callback(net.close)
+        foreign_dhcp = ForeignDhcp(places.folder, settings.patience.start) if settings.dhcp == "proxy" else None
+        if foreign_dhcp is not None:
+            stack.push_async_callback(foreign_dhcp.close)
+            await foreign_dhcp.open()
         for machine in machines:
             stack.push_async_callback(machine.close)
             await machine.open()
@@ -77,12 +82,14 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
         await uplink.mend()
         stack.push_async_callback(uplink.cut)
         installer.build(places.folder / "installer.cpio")
-        daemons.write_configuration(places, file.serve, assets, machines)
+        daemons.write_configuration(places, file.provider_settings(), assets, machines)
         provider = await _running(stack, daemons.make_provider(places, settings.patience.start))
         client = await stack.enter_async_context(Client(places.manager_socket))
         operators = await stack.enter_async_context(UnixHttp(places.operator_socket, "the provider"))
         witness = Witness(operators, client)
         runs = [machine.run() for machine in machines]
+        if foreign_dhcp is not None:
+            runs.append(foreign_dhcp.watch())
         async with _beside(witness.run(), provider.watch(), manager.watch(), *runs):
             yield Lab(settings, places, machines, provider, manager, uplink, client, operators, witness)
 

@@ -35,7 +35,10 @@ def find_program(name: str) -> str:
     """
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     if found is None:
-        raise PermanentError(f"the lab needs the program {name}", hint="run: ./dev setup")
+        raise PermanentError(
+            f"the lab needs the program {name}",
+            hint="`./dev lab` installs what the lab needs; elsewhere, see its list of packages",
+        )
     return found
 
 

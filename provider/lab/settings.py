@@ -41,6 +41,8 @@ class LabSettings(Model):
 
     machines: int = Field(default=2, ge=1, le=8)
     firmware: Literal["bios", "uefi", "mixed"] = "mixed"
+    dhcp: Literal["server", "proxy"] = "server"
+    """server: the provider leases the addresses. proxy: dnsmasq does, and the provider adds the boot part."""
     memory_mib: int = Field(default=768, ge=512)
     """Of each machine."""
     disk_mib: int = Field(default=128, ge=16)
@@ -61,7 +63,18 @@ class LabFile(Model):
 
     lab: LabSettings = LabSettings()
     serve: dict[str, Any]
-    """The provider's configuration, as it stands."""
+    """The provider's configuration, as it stands for `dhcp: server`."""
+
+    def provider_settings(self) -> dict[str, Any]:
+        """The provider's configuration for the lab's kind of DHCP; a proxy has no pools."""
+        if self.lab.dhcp == "server":
+            return self.serve
+        network = self.serve["network"]
+        interfaces = [
+            {**{key: value for key, value in interface.items() if key != "pool"}, "dhcp": self.lab.dhcp}
+            for interface in network["interfaces"]
+        ]
+        return {**self.serve, "network": {**network, "interfaces": interfaces}}
 
 
 def load(file: Path = DEFAULT_FILE) -> LabFile:

@@ -1,4 +1,8 @@
-"""The whole story as somebody runs it: one command, one BIOS and one UEFI machine, from power-on to released."""
+"""
+The whole story as somebody runs it: one command, one BIOS and one UEFI machine, from power-on to released.
+
+It is told once with our own leases, and once beside somebody else's DHCP server.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ STORY_SECONDS = 900
 
 
 @pytest.mark.timeout(STORY_SECONDS + 60)
-def test_whole_story(assets: Path, folder: Path) -> None:
-    """Real firmware, a real agent, real disks or a real BMC do not get on with the provider."""
-    command = [sys.executable, "-m", "provider", "lab", "--once", "--json"]
+@pytest.mark.parametrize("dhcp", ["server", "proxy"])
+def test_whole_story(assets: Path, folder: Path, dhcp: str) -> None:
+    """Real firmware, a real agent, real disks, a real BMC or a foreign DHCP server do not get on with the provider."""
+    command = [sys.executable, "-m", "provider", "lab", "--once", "--json", "--dhcp", dhcp]
     command += ["--state-dir", str(folder), "--assets-dir", str(assets)]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=STORY_SECONDS, check=False)
     summary = json.loads(result.stdout)
@@ -27,6 +32,7 @@ def test_whole_story(assets: Path, folder: Path) -> None:
         assert 0 < machine["power_on_to_inventory_s"] < machine["power_on_to_ready_s"] < summary["duration_s"]
         assert len(machine["disks"]) == 2
         assert all(disk["verified"] for disk in machine["disks"])
+        assert ("DHCPACK" in machine["stages_s"]) is (dhcp == "server")
     assert _processes_of(folder) == [], "the lab has ended and left a process"
 
 
