@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 STAGES = (
@@ -26,6 +27,9 @@ STAGES = (
     "released",
 )
 """In the order in which they come. `inventory` and everything about phases is when the manager knew it."""
+
+_UNLIMITED = 10_000
+"""Columns of a terminal that nobody has: rich never asks for more than it may have."""
 
 
 @dataclass
@@ -44,19 +48,51 @@ class Row:
         """Take the time of a stage; the first one counts."""
         self.seconds.setdefault(stage, round(seconds, 1))
 
+    def time_of(self, stage: str) -> str:
+        """Seconds until the stage, for people; a dash if it was not reached."""
+        return f"{self.seconds[stage]:.1f}" if stage in self.seconds else "-"
 
-def table(rows: Sequence[Row]) -> Table:
-    """A line for each machine."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows as rich shows them: a line for each machine where that fits, else a column."""
+
+    rows: Sequence[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Choose by the width that there is."""
+        lines = _lines(self.rows)
+        needed = console.measure(lines, options=options.update(width=_UNLIMITED)).maximum
+        yield lines if needed <= options.max_width else _columns(self.rows)
+
+
+def _lines(rows: Sequence[Row]) -> Table:
+    grid = _grid()
     for heading in ("machine", "id", "firmware"):
         grid.add_column(heading)
     for stage in STAGES:
         grid.add_column(stage, justify="right")
     grid.add_column("phase")
     for row in rows:
-        times = [f"{row.seconds[stage]:.1f}" if stage in row.seconds else "-" for stage in STAGES]
-        grid.add_row(row.name, row.id, row.firmware, *times, row.doing or row.phase)
+        grid.add_row(row.name, row.id, row.firmware, *map(row.time_of, STAGES), row.doing or row.phase)
     return grid
+
+
+def _columns(rows: Sequence[Row]) -> Table:
+    grid = _grid()
+    grid.add_column("machine")
+    for row in rows:
+        grid.add_column(row.name, justify="right")
+    grid.add_row("id", *(row.id for row in rows))
+    grid.add_row("firmware", *(row.firmware for row in rows))
+    for stage in STAGES:
+        grid.add_row(stage, *(row.time_of(stage) for row in rows))
+    grid.add_row("phase", *(row.doing or row.phase for row in rows))
+    return grid
+
+
+def _grid() -> Table:
+    return Table(box=None, pad_edge=False, header_style="bold")
 
 
 def document(rows: Sequence[Row], duration_s: float, failed_stage: str = "", error: str = "") -> dict[str, Any]:

@@ -15,8 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from provider.lab import summary
-from provider.lab.summary import Row
+from provider.lab.summary import Row, Summary
 
 _REFRESH_PER_SECOND = 4
 
@@ -48,7 +47,7 @@ class Lines:
         try:
             yield
         finally:
-            self._console.print(summary.table(rows))
+            self._console.print(Summary(rows))
 
 
 class LiveTable:
@@ -67,7 +66,7 @@ class LiveTable:
         """Keep the table up to date while the block runs; the last one stays."""
 
         def picture() -> Group:
-            return Group(Text(), summary.table(rows), Text(f"{time.monotonic() - self._started:.0f} s", style="dim"))
+            return Group(Text(), Summary(rows), Text(f"{time.monotonic() - self._started:.0f} s", style="dim"))
 
         with Live(console=self._console, get_renderable=picture, refresh_per_second=_REFRESH_PER_SECOND):
             yield

@@ -39,11 +39,25 @@ def test_failure_names_the_stage() -> None:
     assert document["failed_stage"] == "wiped of LAB-01"
 
 
+def _shown(width: int) -> list[list[str]]:
+    """The words of each line of the table on a console so wide."""
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(summary.Summary([_row(), Row("LAB-02", "uefi", id="m-2", doing="waiting: inventory")]))
+    return [line.split() for line in captured.get().splitlines()]
+
+
 def test_table_marks_what_did_not_happen() -> None:
     """A stage that was never reached shows an old or a made-up time."""
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(summary.table([_row()]))
-    assert captured.get().splitlines()[1].split() == [
+    assert _shown(200)[1] == [
         "LAB-01", "m-1", "bios", "-", "-", "-", "-", "-", "41.3", "-", "-", "60.0", "-", "-", "ready",
     ]  # fmt: skip
+
+
+def test_narrow_terminal_shows_a_column_for_each_machine() -> None:
+    """On 60 columns, headings and ids are cut to a letter or two."""
+    shown = _shown(60)
+    assert shown[0] == ["machine", "LAB-01", "LAB-02"]
+    assert shown[1] == ["id", "m-1", "m-2"]
+    assert ["inventory", "41.3", "-"] in shown
+    assert shown[-1] == ["phase", "ready", "waiting:", "inventory"]
