@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import provider
-from bootassets import base_layer, cpio, userland, zstd
+from bootassets import cpio, userland, zstd
 
 HOME = "usr/lib/bootwright"
 """Where the agent lies in the image; on PYTHONPATH."""
@@ -40,21 +40,21 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def build(base: base_layer.BaseLayer, scratch: Path) -> bytes:
-    """Give the compressed archive; `scratch` is an empty folder."""
+def build(interpreter: userland.Interpreter, scratch: Path) -> bytes:
+    """Give the compressed archive, which is the same for all architectures; `scratch` is an empty folder."""
     tree: dict[str, cpio.Entry] = {
         "init": cpio.File(_SCRIPTS / "init.sh", executable=True),
         f"{HOME}/udhcpc": cpio.File(_SCRIPTS / "udhcpc.sh", executable=True),
         f"{HOME}/version": cpio.File(f"{digest()[:12]}\n".encode()),
     }
-    return zstd.compress(cpio.archive({**tree, **_compiled(base, files(), scratch)}))
+    return zstd.compress(cpio.archive({**tree, **_compiled(interpreter, files(), scratch)}))
 
 
-def _compiled(base: base_layer.BaseLayer, sources: Mapping[str, Path], scratch: Path) -> dict[str, cpio.Entry]:
+def _compiled(interpreter: userland.Interpreter, sources: Mapping[str, Path], scratch: Path) -> dict[str, cpio.Entry]:
     """Give sources and byte code: for our own files a traceback shall show the line."""
     for name, source in sources.items():
         copy = scratch / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
-    userland.compile_python(base.userland, scratch / HOME, base=scratch, beside=False)
+    interpreter.compile(scratch / HOME, base=scratch, beside=False)
     return {str(path.relative_to(scratch)): cpio.File(path) for path in scratch.rglob("*") if path.is_file()}

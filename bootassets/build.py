@@ -12,22 +12,23 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bootassets import agent_layer, base_layer, manifest, programs
+from bootassets import agent_layer, architectures, base_layer, manifest, programs
+from bootassets.architectures import Architecture
 from bootassets.progress import Progress, silent
+from bootassets.userland import Interpreter
 from provider.domain.errors import PermanentError, SettingsError
 
-ARCHITECTURES = ("x86_64",)
 _FRESH = ".new-"
 """How the names of folders begin in which new assets are made; a build that was killed leaves one behind."""
 
 
 def build(
     out_dir: Path,
-    architecture: str = "x86_64",
+    wanted: Collection[str] = (),
     progress: Progress = silent,
     *,
     force: bool = False,
@@ -36,25 +37,40 @@ def build(
     """
     Make `out_dir` complete and give its manifest; `force` looks for newer packages even if nothing of ours changed.
 
-    Takes a second if only the agent changed, about a minute the first time. May be called by several processes at once.
+    It gets images for the `wanted` architectures and for those that it has already; if that is none, for x86_64. Takes a
+    second if only the agent changed, about a minute the first time. May be called by several processes at once.
 
     Raises:
-        PermanentError: If a program, package or network is missing, or `architecture` is none of ours.
+        PermanentError: If a program, package or network is missing, or an architecture is none of ours.
     """
-    if architecture not in ARCHITECTURES:
-        raise PermanentError(f"no agent image is built for {architecture}", hint=f"known: {', '.join(ARCHITECTURES)}")
+    asked = {architectures.find(name) for name in wanted}
     out_dir, cache = out_dir.absolute(), (cache_dir or default_cache()).absolute()
     with _locked(cache):
-        sources = {"base": base_layer.digest(architecture), "agent": agent_layer.digest()}
+        chosen = _chosen(asked, out_dir)
+        sources = {f"{one.name} base": base_layer.digest(one) for one in chosen} | {"agent": agent_layer.digest()}
         if not force and (present := _complete(out_dir, sources)):
             return present
         programs.require_all()
-        base = None if force else base_layer.find(cache, architecture)
-        base = base or base_layer.build(cache, architecture, progress)
+        bases = [_base(cache, one, progress, force=force) for one in chosen]
         progress("packing the agent", 0.95)
-        made = _assemble(out_dir, architecture, base, sources)
+        made = _assemble(out_dir, bases, base_layer.interpreter(cache, progress), sources)
         progress("done", 1.0)
         return made
+
+
+def _chosen(asked: Collection[Architecture], out_dir: Path) -> list[Architecture]:
+    """Give what was asked for and what is there, in the order of the table."""
+    try:
+        there = set(manifest.load(out_dir).images)
+    except SettingsError:
+        there = set()
+    names = there.union(one.name for one in asked) or {architectures.DEFAULT}
+    return [one for name, one in architectures.ARCHITECTURES.items() if name in names]
+
+
+def _base(cache: Path, architecture: Architecture, progress: Progress, *, force: bool) -> base_layer.BaseLayer:
+    found = None if force else base_layer.find(cache, architecture)
+    return found or base_layer.build(cache, architecture, progress)
 
 
 def default_cache() -> Path:
@@ -82,29 +98,36 @@ def _complete(out_dir: Path, sources: dict[str, str]) -> manifest.Manifest | Non
 
 
 def _assemble(
-    out_dir: Path, architecture: str, base: base_layer.BaseLayer, sources: dict[str, str]
+    out_dir: Path, bases: Sequence[base_layer.BaseLayer], interpreter: Interpreter, sources: Mapping[str, str]
 ) -> manifest.Manifest:
     out_dir.mkdir(parents=True, exist_ok=True)
     for abandoned in out_dir.glob(f"{_FRESH}*"):
         shutil.rmtree(abandoned)
     fresh = Path(tempfile.mkdtemp(prefix=_FRESH, dir=out_dir))
     try:
-        image = manifest.Image(f"{architecture}/vmlinuz", f"{architecture}/initramfs.zst")
-        _write_image(fresh, image, base)
-        for nbp in base.nbps:
-            _copy(nbp, fresh / "boot" / nbp.name)
-        made = _describe(fresh, architecture, image, base, sources)
+        agent = agent_layer.build(interpreter, fresh / "scratch")
+        shutil.rmtree(fresh / "scratch")
+        for base in bases:
+            _write(fresh, base, agent)
+        made = _describe(fresh, bases, sources)
         _publish(fresh, out_dir, made)
         return made
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_image(fresh: Path, image: manifest.Image, base: base_layer.BaseLayer) -> None:
+def _write(fresh: Path, base: base_layer.BaseLayer, agent: bytes) -> None:
+    """Write the image and the boot files of one architecture."""
+    image = _image(base)
     _copy(base.kernel, fresh / image.kernel)
-    agent = agent_layer.build(base, fresh / "scratch")
     (fresh / image.initramfs).write_bytes(_aligned(base.archive.read_bytes() + agent))
-    shutil.rmtree(fresh / "scratch")
+    for file in base.boot_files:
+        _copy(file, fresh / "boot" / file.name)
+
+
+def _image(base: base_layer.BaseLayer) -> manifest.Image:
+    name = base.architecture.name
+    return manifest.Image(f"{name}/vmlinuz", f"{name}/initramfs.zst")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -112,16 +135,16 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _describe(
-    fresh: Path, architecture: str, image: manifest.Image, base: base_layer.BaseLayer, sources: dict[str, str]
-) -> manifest.Manifest:
-    information = base.information()
+def _describe(fresh: Path, bases: Sequence[base_layer.BaseLayer], sources: Mapping[str, str]) -> manifest.Manifest:
+    about = {base.architecture.name: base.information() for base in bases}
+    kernels = {f"{name} kernel": information.kernel for name, information in about.items()}
+    distribution = next(iter(about.values())).distribution
     files = sorted(path for path in fresh.rglob("*") if path.is_file())
     return manifest.Manifest(
-        built_with={**sources, "distribution": information.distribution, "kernel": information.kernel},
-        images={architecture: image},
+        built_with={**sources, **kernels, "distribution": distribution},
+        images={base.architecture.name: _image(base) for base in bases},
         files={str(path.relative_to(fresh)): manifest.describe(path) for path in files},
-        notes=information.notes,
+        notes=tuple(f"{name}: {note}" for name, information in about.items() for note in information.notes),
     )
 
 

@@ -21,7 +21,7 @@ class Distribution:
 
     name: str
     kernel: str
-    """Metapackage of the generic kernel. Not the "cloud" or "virtual" flavour: those have no bare-metal drivers."""
+    """Metapackage of the generic kernel, with `{}` for the architecture. Not the "cloud" or "virtual" flavour: those have no bare-metal drivers."""
     firmware: tuple[str, ...]
     """Packages with firmware files for network cards; taken if the configured sources have them."""
     firmware_hint: str
@@ -32,9 +32,9 @@ _DEBIAN_HINT = "add the component non-free-firmware to the apt sources, then run
 _DEBIAN_FIRMWARE = ("firmware-bnx2", "firmware-bnx2x", "firmware-misc-nonfree", "firmware-qlogic", "firmware-realtek")
 
 DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
-    ("debian", "12"): Distribution("Debian 12", "linux-image-amd64", _DEBIAN_FIRMWARE, _DEBIAN_HINT),
+    ("debian", "12"): Distribution("Debian 12", "linux-image-{}", _DEBIAN_FIRMWARE, _DEBIAN_HINT),
     ("debian", "13"): Distribution(
-        "Debian 13", "linux-image-amd64", (*_DEBIAN_FIRMWARE, "firmware-intel-misc"), _DEBIAN_HINT
+        "Debian 13", "linux-image-{}", (*_DEBIAN_FIRMWARE, "firmware-intel-misc"), _DEBIAN_HINT
     ),
     # Ubuntu has one package of half a gigabyte with all firmware there is: not worth it for five old network cards.
     ("ubuntu", "24.04"): Distribution(
@@ -44,7 +44,6 @@ DISTRIBUTIONS: Mapping[tuple[str, str], Distribution] = {
 
 PYTHON = "python3"
 TOOLS = ("busybox-static", "kmod")
-NBP = "ipxe"
 
 NOT_FOLLOWED = frozenset(
     {

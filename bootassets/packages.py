@@ -107,10 +107,11 @@ def closure(index: Index, roots: Iterable[str], not_followed: Collection[str]) -
 
 
 class Apt:
-    """apt with a state of its own below `folder`, which also keeps the downloaded .debs."""
+    """apt for one architecture, with a state of its own below `folder`, which also keeps the downloaded .debs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, architecture: str) -> None:
         self._folder = folder
+        self._architecture = architecture
         self._debs = folder / "debs"
         self._configuration = folder / "apt.conf"
 
@@ -130,9 +131,9 @@ class Apt:
             return False
         return True
 
-    def index(self, architecture: str) -> Index:
+    def index(self) -> Index:
         """Read the index as a whole; a second."""
-        return parse_index(self._run("apt-cache", "dumpavail"), architecture)
+        return parse_index(self._run("apt-cache", "dumpavail"), self._architecture)
 
     def download(self, packages: Sequence[Package]) -> list[Path]:
         """
@@ -172,6 +173,9 @@ class Apt:
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         (self._folder / "status").write_text("")
         self._configuration.write_text(
+            f'APT::Architecture "{self._architecture}";\n'
+            "#clear APT::Architectures;\n"
+            f'APT::Architectures {{ "{self._architecture}"; }};\n'
             f'Dir::State "{self._folder}/state";\n'
             f'Dir::State::Lists "{self._folder}/state/lists";\n'
             f'Dir::State::status "{self._folder}/status";\n'

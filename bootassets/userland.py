@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bootassets import cpio, elf, programs
+from bootassets.architectures import Architecture
 from provider.domain.errors import PermanentError
-
-_LINKER = "ld-linux-x86-64.so.2"
-_LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib64", "lib64")
 
 _STDLIB_LEFT_OUT = frozenset(
     {
@@ -40,14 +39,44 @@ _APPLETS = ("cat", "dmesg", "ip", "ls", "mount", "mv", "poweroff", "ps", "reboot
 _MERGED_FOLDERS = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
-def tree(unpacked: Path, scratch: Path) -> dict[str, cpio.Entry]:
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python of unpacked packages whose architecture is this system's, so that it can be run."""
+
+    unpacked: Path
+    architecture: Architecture
+
+    def compile(self, folder: Path, *, base: Path, beside: bool) -> None:
+        """
+        Compile all sources below `folder`; byte code does not depend on the architecture.
+
+        The files are said to lie below `/` instead of `base`, and are never checked against their sources.
+        `beside`: write `x.pyc` beside `x.py`, which can then be left out, instead of into `__pycache__`.
+        """
+        options = ["-q", "--invalidation-mode=unchecked-hash", "-s", str(base), "-p", "/", *(["-b"] if beside else [])]
+        # The order of constants in a .pyc follows the hash seed.
+        environment = {"PYTHONHOME": str(self.unpacked / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        programs.run([*self._command(), "-S", "-m", "compileall", *options, folder], environment=environment)
+
+    def _command(self) -> list[str | Path]:
+        """Run it with its own libraries, whatever this system has."""
+        libraries = ":".join(str(self.unpacked / folder) for folder in self.architecture.library_folders)
+        linker = _library(self.unpacked, self.architecture, Path(self.architecture.linker).name)
+        return [linker, "--library-path", libraries, self.unpacked / "usr/bin" / _python_version(self.unpacked)]
+
+
+def tree(unpacked: Path, architecture: Architecture, interpreter: Interpreter, scratch: Path) -> dict[str, cpio.Entry]:
     """
     Choose and compile the userland out of unpacked packages; `scratch` is an empty folder for compiled files.
 
     Raises:
-        PermanentError: If a program or library is missing.
+        PermanentError: If a program or library is missing, or the interpreter is of another version than the packages'.
     """
     version = _python_version(unpacked)
+    if version != _python_version(interpreter.unpacked):
+        raise PermanentError(
+            f"the packages hold {version}, and this system's hold another", hint="update the package sources"
+        )
     entries: dict[str, cpio.Entry] = {
         "usr/bin/busybox": cpio.File(_first(unpacked, "usr/bin/busybox", "bin/busybox"), executable=True),
         "usr/bin/kmod": cpio.File(_first(unpacked, "usr/bin/kmod", "bin/kmod"), executable=True),
@@ -58,8 +87,8 @@ def tree(unpacked: Path, scratch: Path) -> dict[str, cpio.Entry]:
     entries |= {f"usr/bin/{applet}": cpio.Symlink("busybox") for applet in _APPLETS}
     entries |= {name: cpio.Symlink(target) for name, target in _MERGED_FOLDERS.items()}
     entries |= dict(_extensions(unpacked, version))
-    entries |= dict(_standard_library(unpacked, scratch, version))
-    entries |= dict(_libraries(unpacked, entries))
+    entries |= dict(_standard_library(unpacked, interpreter, scratch, version))
+    entries |= dict(_libraries(unpacked, architecture, entries))
     return entries
 
 
@@ -78,7 +107,9 @@ def _extensions(unpacked: Path, version: str) -> Iterator[tuple[str, cpio.Entry]
             yield f"{folder}/{path.name}", cpio.File(path)
 
 
-def _standard_library(unpacked: Path, scratch: Path, version: str) -> Iterator[tuple[str, cpio.Entry]]:
+def _standard_library(
+    unpacked: Path, interpreter: Interpreter, scratch: Path, version: str
+) -> Iterator[tuple[str, cpio.Entry]]:
     """Yield the standard library as .pyc files beside where their sources were, which Python takes without question."""
     source = unpacked / "usr/lib" / version
     copy = scratch / "usr/lib" / version
@@ -89,54 +120,30 @@ def _standard_library(unpacked: Path, scratch: Path, version: str) -> Iterator[t
                 shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__", "test", "tests"))
             elif path.suffix == ".py":
                 shutil.copy(path, copy / path.name)
-    compile_python(unpacked, copy, base=scratch, beside=True)
+    interpreter.compile(copy, base=scratch, beside=True)
     for path in sorted(copy.rglob("*.pyc")):
         yield str(path.relative_to(scratch)), cpio.File(path)
 
 
-def compile_python(unpacked: Path, folder: Path, *, base: Path, beside: bool) -> None:
-    """
-    Compile all sources below `folder` with the image's interpreter, so that the byte code fits it.
-
-    The files are said to lie below `/` instead of `base`, and are never checked against their sources.
-    `beside`: write `x.pyc` beside `x.py`, which can then be left out, instead of into `__pycache__`.
-    """
-    linker = _first(unpacked, *(f"{folder}/{_LINKER}" for folder in _LIBRARY_FOLDERS))
-    libraries = ":".join(str(unpacked / folder) for folder in _LIBRARY_FOLDERS)
-    python = unpacked / "usr/bin" / _python_version(unpacked)
-    options = ["-q", "--invalidation-mode=unchecked-hash", "-s", str(base), "-p", "/", *(["-b"] if beside else [])]
-    # The order of constants in a .pyc follows the hash seed.
-    environment = {"PYTHONHOME": str(unpacked / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    command: list[str | Path] = [
-        linker,
-        "--library-path",
-        libraries,
-        python,
-        "-S",
-        "-m",
-        "compileall",
-        *options,
-        folder,
-    ]
-    programs.run(command, environment=environment)
-
-
-def _libraries(unpacked: Path, entries: dict[str, cpio.Entry]) -> Iterator[tuple[str, cpio.Entry]]:
-    yield f"usr/lib64/{_LINKER}", cpio.File(_library(unpacked, _LINKER), executable=True)
-    seen = {_LINKER}
+def _libraries(
+    unpacked: Path, architecture: Architecture, entries: dict[str, cpio.Entry]
+) -> Iterator[tuple[str, cpio.Entry]]:
+    linker = Path(architecture.linker).name
+    yield f"usr/{architecture.linker}", cpio.File(_library(unpacked, architecture, linker), executable=True)
+    seen = {linker}
     waiting = [entry.data() for entry in entries.values() if isinstance(entry, cpio.File)]
     while waiting:
         data = waiting.pop()
         for name in elf.needed(data) if elf.is_elf(data) else ():
             if name not in seen:
                 seen.add(name)
-                path = _library(unpacked, name)
+                path = _library(unpacked, architecture, name)
                 waiting.append(path.read_bytes())
-                yield f"{_LIBRARY_FOLDERS[0]}/{name}", cpio.File(path)
+                yield f"{architecture.library_folders[0]}/{name}", cpio.File(path)
 
 
-def _library(unpacked: Path, name: str) -> Path:
-    return _first(unpacked, *(f"{folder}/{name}" for folder in _LIBRARY_FOLDERS))
+def _library(unpacked: Path, architecture: Architecture, name: str) -> Path:
+    return _first(unpacked, *(f"{folder}/{name}" for folder in architecture.library_folders))
 
 
 def _first(unpacked: Path, *candidates: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +26,19 @@ _DEFAULT_DIR = Path(str(Settings.model_fields["assets_dir"].default))
 _Dir = Annotated[Path, typer.Option("--dir", help="Folder of the boot assets (`assets_dir` in the configuration).")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 _Force = Annotated[bool, typer.Option("--force", help="Look for newer packages even if nothing of ours changed.")]
+_Arch = Annotated[
+    list[str] | None,
+    typer.Option("--arch", help="Also for this architecture: x86_64 (the default) or aarch64. May be repeated."),
+]
 
 
 @assets_app.command()
-def build(folder: _Dir = _DEFAULT_DIR, force: _Force = False, as_json: _Json = False) -> None:
+def build(folder: _Dir = _DEFAULT_DIR, arch: _Arch = None, force: _Force = False, as_json: _Json = False) -> None:
     """Build what is missing or out of date; takes about a minute the first time, no time when nothing changed."""
     started = time.monotonic()
     console = Console(stderr=True)
     try:
-        made = _build(console, folder, force=force)
+        made = _build(console, folder, arch or [], force=force)
     except BootwrightError as error:
         _fail(console, error)
     _report(console, folder, made, seconds=time.monotonic() - started, as_json=as_json)
@@ -51,14 +56,14 @@ def verify(folder: _Dir = _DEFAULT_DIR, as_json: _Json = False) -> None:
     _report(console, folder, found, seconds=time.monotonic() - started, as_json=as_json)
 
 
-def _build(console: Console, folder: Path, *, force: bool) -> manifest.Manifest:
+def _build(console: Console, folder: Path, wanted: Sequence[str], *, force: bool) -> manifest.Manifest:
     if not console.is_terminal:
-        return builder.build(folder, progress=_plain_lines(console), force=force)
+        return builder.build(folder, wanted, progress=_plain_lines(console), force=force)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("boot assets", total=1.0)
         return builder.build(
-            folder, progress=lambda step, done: bar.update(task, description=step, completed=done), force=force
+            folder, wanted, lambda step, done: bar.update(task, description=step, completed=done), force=force
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bootassets import base_layer, build, manifest
+from bootassets import architectures, base_layer, build, manifest
 from tests.unit.bootassets import test_cpio
 
 
@@ -22,7 +22,7 @@ from tests.unit.bootassets import test_cpio
 def cache() -> Path:
     """The cache of this user, if it can do for a build."""
     found = build.default_cache()
-    if base_layer.find(found, "x86_64") is None:
+    if base_layer.find(found, architectures.find("x86_64")) is None:
         pytest.skip("no base layer in the cache: run `bootwright assets build` first")
     return found
 
@@ -30,7 +30,7 @@ def cache() -> Path:
 def test_two_builds_one_hash(cache: Path, tmp_path: Path) -> None:
     """Breaks if anything of this moment (time, order, paths, hash seed) gets into the image."""
     (tmp_path / "cache").mkdir()
-    subprocess.run(["cp", "-a", cache / "apt", tmp_path / "cache/apt"], check=True)
+    subprocess.run(["cp", "-a", cache / "apt-amd64", tmp_path / "cache/apt-amd64"], check=True)
     fresh = build.build(tmp_path / "a place with another name", cache_dir=tmp_path / "cache")
     cached = build.build(tmp_path / "b", cache_dir=cache)
     assert fresh.files == cached.files
@@ -40,7 +40,8 @@ def test_image_holds_what_a_boot_needs(cache: Path, tmp_path: Path) -> None:
     """Breaks if a part that every boot needs is not in the image, or the image outgrows its limit."""
     made = build.build(tmp_path, cache_dir=cache)
     assert set(made.files) == {
-        "boot/ipxe.efi", "boot/snponly.efi", "boot/undionly.kpxe", "x86_64/initramfs.zst", "x86_64/vmlinuz"
+        "boot/grubx64.efi", "boot/ipxe.efi", "boot/shimx64.efi", "boot/snponly.efi", "boot/undionly.kpxe",
+        "x86_64/initramfs.zst", "x86_64/vmlinuz",
     }  # fmt: skip
     initramfs = tmp_path / "x86_64/initramfs.zst"
     assert initramfs.stat().st_size < 25_000_000
@@ -73,7 +74,7 @@ def test_killed_build_leaves_the_old_assets(cache: Path, tmp_path: Path) -> None
     out, own = tmp_path / "out", tmp_path / "cache"
     before = build.build(out, cache_dir=cache)
     own.mkdir()
-    subprocess.run(["cp", "-a", cache / "apt", own / "apt"], check=True)
+    subprocess.run(["cp", "-a", cache / "apt-amd64", own / "apt-amd64"], check=True)
     program = (
         "import pathlib, sys; from bootassets import build\n"
         "build.build(pathlib.Path(sys.argv[1]), cache_dir=pathlib.Path(sys.argv[2]), force=True,"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from bootassets import base_layer
+from bootassets import architectures, base_layer
+from bootassets.architectures import BootFile
 
 
 def test_links_lead_to_the_unpacked_package(tmp_path: Path) -> None:
@@ -17,6 +19,9 @@ def test_links_lead_to_the_unpacked_package(tmp_path: Path) -> None:
     (folder / "other.efi").write_text("snponly.efi of the package")
     (folder / "snponly.efi").symlink_to("other.efi")
     (folder / "undionly.kpxe").write_text("undionly.kpxe of the package")
-    base_layer._copy_nbps(tmp_path)
+    files = tuple(
+        BootFile(name, "ipxe", (f"usr/lib/ipxe/{name}",)) for name in ("ipxe.efi", "snponly.efi", "undionly.kpxe")
+    )
+    base_layer._copy_boot_files(tmp_path, dataclasses.replace(architectures.find("x86_64"), boot_files=files))
     for name in ("ipxe.efi", "snponly.efi", "undionly.kpxe"):
         assert (tmp_path / "boot" / name).read_text() == f"{name} of the package"

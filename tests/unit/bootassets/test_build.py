@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from bootassets import agent_layer, base_layer, build, manifest, programs
+from bootassets.architectures import Architecture
+from bootassets.userland import Interpreter
 from provider.domain.errors import PermanentError
 
 
@@ -22,25 +24,27 @@ class Workshop:
     agents_built: int = 0
     agent_source: str = "agent 1"
     trouble: list[str] = field(default_factory=list)
+    caches: set[Path] = field(default_factory=set)
 
     def build_base(
-        self, cache: Path, architecture: str, progress: Callable[[str, float], None]
+        self, cache: Path, architecture: Architecture, progress: Callable[[str, float], None]
     ) -> base_layer.BaseLayer:
         self.bases_built += 1
-        folder = cache / "base-of-test"
+        self.caches.add(cache)
+        folder = cache / f"base-of-test-{architecture.name}"
         (folder / "boot").mkdir(parents=True, exist_ok=True)
-        (folder / "boot/undionly.kpxe").write_bytes(b"nbp")
+        (folder / f"boot/{architecture.name}.efi").write_bytes(b"nbp")
         (folder / "vmlinuz").write_bytes(b"kernel")
         (folder / "base.cpio.zst").write_bytes(f"base {self.bases_built};".encode())
         information = base_layer.Information("Debian 12", "6.1.0", {"python3": "3.11"}, ("a note",))
         (folder / "information.json").write_text(json.dumps(asdict(information)))
-        return base_layer.BaseLayer(folder)
+        return base_layer.BaseLayer(folder, architecture)
 
-    def find_base(self, cache: Path, architecture: str) -> base_layer.BaseLayer | None:
-        folder = cache / "base-of-test"
-        return base_layer.BaseLayer(folder) if folder.exists() else None
+    def find_base(self, cache: Path, architecture: Architecture) -> base_layer.BaseLayer | None:
+        folder = cache / f"base-of-test-{architecture.name}"
+        return base_layer.BaseLayer(folder, architecture) if folder.exists() else None
 
-    def build_agent(self, base: base_layer.BaseLayer, scratch: Path) -> bytes:
+    def build_agent(self, interpreter: Interpreter, scratch: Path) -> bytes:
         scratch.mkdir()
         if self.trouble:
             raise PermanentError(self.trouble.pop())
@@ -66,8 +70,8 @@ def test_first_build_is_complete(workshop: Workshop, tmp_path: Path) -> None:
     made = build.build(tmp_path / "out", cache_dir=workshop.cache)
     assert manifest.verify(tmp_path / "out") == made
     assert (tmp_path / "out/x86_64/initramfs.zst").read_bytes() == b"base 1;agent 1\0\0", "padded to a multiple of four"
-    assert (tmp_path / "out/boot/undionly.kpxe").read_bytes() == b"nbp"
-    assert made.notes == ("a note",)
+    assert (tmp_path / "out/boot/x86_64.efi").read_bytes() == b"nbp"
+    assert made.notes == ("x86_64: a note",)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["boot", "manifest.json", "x86_64"]
 
 
@@ -76,6 +80,19 @@ def test_second_build_does_nothing(workshop: Workshop, tmp_path: Path) -> None:
     first = build.build(tmp_path / "out", cache_dir=workshop.cache)
     assert build.build(tmp_path / "out", cache_dir=workshop.cache) == first
     assert (workshop.bases_built, workshop.agents_built) == (1, 1)
+
+
+def test_another_architecture_joins_the_first(workshop: Workshop, tmp_path: Path) -> None:
+    """Breaks if an image for arm64 takes away the one for x86-64, or is forgotten by the next build."""
+    build.build(tmp_path / "out", cache_dir=workshop.cache)
+    made = build.build(tmp_path / "out", ["arm64"], cache_dir=workshop.cache)
+    assert list(made.images) == ["x86_64", "aarch64"]
+    assert {"boot/x86_64.efi", "boot/aarch64.efi", "aarch64/vmlinuz"} < set(made.files)
+    workshop.agent_source = "agent 2"
+    build.build(tmp_path / "out", cache_dir=workshop.cache)
+    for name in ("x86_64", "aarch64"):
+        assert b"agent 2" in (tmp_path / "out" / name / "initramfs.zst").read_bytes()
+    assert workshop.bases_built == 2
 
 
 def test_changed_agent_packs_only_the_agent(workshop: Workshop, tmp_path: Path) -> None:
@@ -116,16 +133,14 @@ def test_build_that_dies_leaves_the_old_assets(workshop: Workshop, tmp_path: Pat
 def test_unknown_architecture(tmp_path: Path) -> None:
     """Breaks if an architecture that we cannot build gives anything but a clear answer."""
     with pytest.raises(PermanentError, match="riscv64"):
-        build.build(tmp_path / "out", "riscv64", cache_dir=tmp_path)
+        build.build(tmp_path / "out", ["riscv64"], cache_dir=tmp_path)
 
 
 def test_relative_folders(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Breaks if apt gets a relative folder, which it takes to be below its own root (seen)."""
     monkeypatch.chdir(tmp_path)
-    asked: list[Path] = []
-    monkeypatch.setattr(base_layer, "find", lambda cache, architecture: asked.append(cache))
     build.build(Path("out"), cache_dir=Path("cache"))
-    assert asked == [tmp_path / "cache"]
+    assert workshop.caches == {tmp_path / "cache"}
 
 
 def test_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
