@@ -20,7 +20,7 @@ from bootassets import agent_layer, architectures, base_layer, manifest, program
 from bootassets.architectures import Architecture
 from bootassets.progress import Progress, silent
 from bootassets.userland import Interpreter
-from provider.domain.errors import PermanentError, SettingsError
+from provider.domain.errors import SettingsError
 
 _FRESH = ".new-"
 """How the names of folders begin in which new assets are made; a build that was killed leaves one behind."""
