@@ -21,7 +21,11 @@ class Distribution:
 
     name: str
     kernel: str
-    """Metapackage of the generic kernel, with `{}` for the architecture. Not the "cloud" or "virtual" flavour: those have no bare-metal drivers."""
+    """
+    Metapackage of the generic kernel, with `{}` for the architecture.
+
+    Not the "cloud" or "virtual" flavour: those have no bare-metal drivers.
+    """
     firmware: tuple[str, ...]
     """Packages with firmware files for network cards; taken if the configured sources have them."""
     firmware_hint: str
