@@ -27,8 +27,9 @@ from provider.lab import lab as labs
 from provider.lab import namespaces, summary, view
 from provider.lab import settings as lab_settings
 from provider.lab.daemons import Places
+from provider.lab.firmware import Firmware
 from provider.lab.lock import Lock
-from provider.lab.settings import LabFile
+from provider.lab.settings import LabFile, LabSettings
 from provider.lab.story import Story
 from provider.lab.witness import StageError
 
@@ -42,11 +43,13 @@ _INTERRUPTED = 130
 _WIDTH = 150
 
 
-class Firmware(StrEnum):
-    """What the machines boot with."""
+class Kind(StrEnum):
+    """What the machines boot with: all alike, or BIOS and UEFI by turns."""
 
-    BIOS = "bios"
-    UEFI = "uefi"
+    BIOS = Firmware.BIOS
+    UEFI = Firmware.UEFI
+    UEFI_HTTP = Firmware.UEFI_HTTP
+    SECURE_BOOT = Firmware.SECURE_BOOT
     MIXED = "mixed"
 
 
@@ -63,7 +66,7 @@ _Assets = Annotated[
 ]
 _Config = Annotated[Path, typer.Option("--config", help="What the lab and its provider are like.")]
 _Machines = Annotated[int | None, typer.Option("--machines", min=1, max=8, help="How many machines.")]
-_Firmware = Annotated[Firmware | None, typer.Option("--firmware", help="What they boot with.")]
+_Firmware = Annotated[Kind | None, typer.Option("--firmware", help="What they boot with.")]
 _Dhcp = Annotated[
     Dhcp | None,
     typer.Option("--dhcp", help="Who leases addresses: the provider (server), or dnsmasq beside it (proxy)."),
@@ -80,7 +83,7 @@ class _Options:
     assets_dir: Path
     config: Path
     machines: int | None
-    firmware: Firmware | None
+    firmware: Kind | None
     dhcp: Dhcp | None
     once: bool = False
     as_json: bool = False
@@ -162,7 +165,7 @@ def _settings(options: _Options) -> LabFile:
         changes["firmware"] = options.firmware.value
     if options.dhcp is not None:
         changes["dhcp"] = options.dhcp.value
-    return file.model_copy(update={"lab": file.lab.model_copy(update=changes)})
+    return file.model_copy(update={"lab": LabSettings.model_validate(file.lab.model_dump() | changes)})
 
 
 # --- the inner process -----------------------------------------------------------------------------------------------

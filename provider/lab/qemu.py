@@ -1,9 +1,7 @@
 """
 One power-on of a QEMU machine: its command line, its process, its control socket (QMP).
 
-The machine is q35 with a NIC that comes first in the boot order, as on machines in a rack, and disks behind it. UEFI
-machines get a NIC without ROM, so that OVMF's own PXE and TFTP clients are at work; a BIOS machine has no PXE but the
-one in the ROM that QEMU brings, which is iPXE (SeaBIOS has no network stack of its own).
+The machine is q35 with a NIC that comes first in the boot order, as on machines in a rack, and disks behind it.
 
 The process ends when the machine switches itself off, and only then; a reset by the guest restarts it inside.
 """
@@ -23,15 +21,14 @@ from typing import Literal
 import structlog
 
 from provider.domain.errors import PermanentError
-from provider.domain.inventory import FirmwareKind
-from provider.lab import processes
+from provider.lab import firmware, processes
 from provider.lab.disks import DiskImage
+from provider.lab.firmware import Firmware, Uefi
 
 log = structlog.get_logger()
 
 Accelerator = Literal["kvm", "tcg"]
 QEMU = "qemu-system-x86_64"
-OVMF_FOLDERS = (Path("/usr/share/OVMF"), Path("/usr/share/edk2/x64"))
 KVM_PROBE_SECONDS = 5.0
 QMP_SECONDS = 5.0
 START_SECONDS = 20.0
@@ -43,7 +40,7 @@ class Hardware:
     """What one machine is built of. `number` counts from 1 and makes names, addresses and ports unique."""
 
     number: int
-    firmware: FirmwareKind
+    firmware: Firmware
     uuid: str
     serial: str
     mac: str
@@ -79,7 +76,7 @@ class Files:
 
     @property
     def uefi_variables(self) -> Path:
-        """The machine's own copy of OVMF's variables."""
+        """The machine's own copy of its firmware's variables."""
         return self.folder / "uefi-variables.fd"
 
     @property
@@ -91,7 +88,9 @@ class Files:
 def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, disk_first: bool = False) -> list[str]:
     """Give QEMU's command line for one power-on; `disk_first` is a one-time boot override."""
     line = [QEMU, "-name", hardware.serial, "-nodefaults", "-no-user-config", "-display", "none"]
-    line += ["-machine", "q35,graphics=off", *_processor(accelerator), "-m", str(hardware.memory_mib)]
+    uefi = firmware.UEFI.get(hardware.firmware)
+    machine = "q35,graphics=off" + (uefi.machine if uefi is not None else "")
+    line += ["-machine", machine, *_processor(accelerator), "-m", str(hardware.memory_mib)]
     line += ["-uuid", hardware.uuid]
     line += ["-smbios", f"type=1,manufacturer=Bootwright,product=Lab machine,serial={hardware.serial}"]
     line += ["-smbios", f"type=2,manufacturer=Bootwright,product=Lab board,serial={hardware.serial}-BOARD"]
@@ -102,8 +101,8 @@ def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, 
     line += _nic(hardware, boot_index=3 if disk_first else 0)
     for index, disk in enumerate(hardware.disks, start=1):
         line += _disk(disk, index, hardware.disk_bytes_per_second)
-    if hardware.firmware is FirmwareKind.UEFI:
-        line += _uefi(files)
+    if uefi is not None:
+        line += _uefi(uefi, files)
     # The last one, because its socket tells that all others are there.
     line += ["-qmp", f"unix:{files.control_socket},server=on,wait=off"]
     return line
@@ -122,7 +121,7 @@ def _bmc(hardware: Hardware) -> list[str]:
 
 def _nic(hardware: Hardware, boot_index: int) -> list[str]:
     device = f"virtio-net-pci,netdev=boot,mac={hardware.mac},bootindex={boot_index}"
-    if hardware.firmware is FirmwareKind.UEFI:
+    if hardware.firmware in firmware.UEFI:
         device += ",romfile="
     return ["-netdev", f"tap,id=boot,ifname={hardware.tap},script=no,downscript=no", "-device", device]
 
@@ -134,22 +133,10 @@ def _disk(disk: DiskImage, index: int, bytes_per_second: int) -> list[str]:
     return ["-drive", drive, "-device", f"{disk.driver},drive=disk{index},serial={disk.serial},bootindex={index}"]
 
 
-def _uefi(files: Files) -> list[str]:
-    code = f"if=pflash,unit=0,format=raw,readonly=on,file={ovmf_file('OVMF_CODE_4M.fd')}"
-    return ["-drive", code, "-drive", f"if=pflash,unit=1,format=raw,file={files.uefi_variables}"]
-
-
-def ovmf_file(name: str) -> Path:
-    """
-    Find a file of OVMF.
-
-    Raises:
-        PermanentError: If it is not installed.
-    """
-    for folder in OVMF_FOLDERS:
-        if (folder / name).exists():
-            return folder / name
-    raise PermanentError(f"UEFI machines need {name}", hint="install the package ovmf")
+def _uefi(uefi: Uefi, files: Files) -> list[str]:
+    code = f"if=pflash,unit=0,format=raw,readonly=on,file={firmware.find(uefi.code, uefi.package)}"
+    variables = f"if=pflash,unit=1,format=raw,file={files.uefi_variables}"
+    return ["-drive", code, "-drive", variables, *uefi.arguments]
 
 
 class Qemu:
@@ -169,8 +156,9 @@ class Qemu:
         Raises:
             PermanentError: If QEMU does not start; says what it said.
         """
-        if hardware.firmware is FirmwareKind.UEFI and not files.uefi_variables.exists():
-            shutil.copyfile(ovmf_file("OVMF_VARS_4M.fd"), files.uefi_variables)
+        uefi = firmware.UEFI.get(hardware.firmware)
+        if uefi is not None and not files.uefi_variables.exists():
+            shutil.copyfile(firmware.find(uefi.variables, uefi.package), files.uefi_variables)
         line = command_line(hardware, files, accelerator, disk_first=disk_first)
         files.control_socket.unlink(missing_ok=True)
         qemu = cls(await processes.Process.start(QEMU, line, files.log), files)

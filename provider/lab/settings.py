@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from provider.domain.errors import SettingsError
-from provider.domain.inventory import FirmwareKind
+from provider.lab.firmware import Firmware
 from provider.settings.models import Duration, Model
 
 DEFAULT_FILE = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
@@ -40,7 +40,7 @@ class LabSettings(Model):
     """The lab itself."""
 
     machines: int = Field(default=2, ge=1, le=8)
-    firmware: Literal["bios", "uefi", "mixed"] = "mixed"
+    firmware: Firmware | Literal["mixed"] = "mixed"
     dhcp: Literal["server", "proxy"] = "server"
     """server: the provider leases the addresses. proxy: dnsmasq does, and the provider adds the boot part."""
     memory_mib: int = Field(default=768, ge=512)
@@ -51,11 +51,11 @@ class LabSettings(Model):
     """Limit of each disk; 0 for none."""
     patience: Patience = Patience()
 
-    def firmware_of(self, number: int) -> FirmwareKind:
+    def firmware_of(self, number: int) -> Firmware:
         """Firmware of machine `number`, counted from 1; mixed begins with BIOS."""
         if self.firmware == "mixed":
-            return FirmwareKind.BIOS if number % 2 else FirmwareKind.UEFI
-        return FirmwareKind(self.firmware)
+            return Firmware.BIOS if number % 2 else Firmware.UEFI
+        return self.firmware
 
 
 class LabFile(Model):

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from provider.domain.event import Event
-from provider.domain.inventory import FirmwareKind
 from provider.kit.unixhttp import UnixHttpError
 from provider.lab import disks, installer, lab_installer
+from provider.lab.firmware import Firmware
 from provider.lab.lab import Lab, first_cause
 from provider.lab.machines import LabMachine
 from provider.lab.summary import Row
@@ -93,7 +93,7 @@ class Actor:
         if not installer.was_installed(self.machine.hardware.disks[0].path):
             raise StageError("installed", f"the installer's mark is not on the disk of {self.machine.name}")
         await self._witnessed("disk boot", lambda: self._event("boot.script_served", mode="disk"), self._patience.boot)
-        if self.machine.hardware.firmware is FirmwareKind.BIOS:
+        if self.machine.hardware.firmware is Firmware.BIOS:
             greeting = self.machine.console_says(lab_installer.GREETING)
             await self._within(greeting, "hand-over to the disk", self._patience.boot)
         await self._witnessed(

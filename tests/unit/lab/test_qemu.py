@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from provider.domain.errors import PermanentError
-from provider.domain.inventory import FirmwareKind
-from provider.lab import qemu
+from provider.lab import firmware, qemu
 from provider.lab.disks import DiskImage
+from provider.lab.firmware import Firmware
 from provider.lab.qemu import Files, Hardware
 
 FILES = Files(Path("/lab/LAB-01"))
 BIOS = Hardware(
     number=1,
-    firmware=FirmwareKind.BIOS,
+    firmware=Firmware.BIOS,
     uuid="11111111-2222-4333-8444-555555555555",
     serial="LAB-01",
     mac="52:54:00:77:00:01",
@@ -31,7 +31,7 @@ BIOS = Hardware(
 @pytest.fixture
 def ovmf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "OVMF_CODE_4M.fd").touch()
-    monkeypatch.setattr(qemu, "OVMF_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(firmware, "FOLDERS", (tmp_path,))
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def test_override_puts_the_disk_first() -> None:
 
 def test_bios_uses_the_rom_and_uefi_its_own_pxe(ovmf: Path) -> None:
     """OVMF loads QEMU's iPXE ROM, and its own PXE and TFTP clients are never tested."""
-    uefi = dataclasses.replace(BIOS, firmware=FirmwareKind.UEFI)
+    uefi = dataclasses.replace(BIOS, firmware=Firmware.UEFI)
     line = qemu.command_line(uefi, FILES, "tcg")
     assert _argument(line, "virtio-net-pci").endswith(",romfile=")
     assert str(ovmf / "OVMF_CODE_4M.fd") in _argument(line, "if=pflash,unit=0")
@@ -77,7 +77,7 @@ def test_slow_disks() -> None:
 
 def test_missing_ovmf_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A box without OVMF fails in the middle of the story with QEMU's own words."""
-    monkeypatch.setattr(qemu, "OVMF_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(firmware, "FOLDERS", (tmp_path,))
     with pytest.raises(PermanentError) as caught:
-        qemu.ovmf_file("OVMF_CODE_4M.fd")
+        firmware.find("OVMF_CODE_4M.fd", "ovmf")
     assert "ovmf" in caught.value.hint

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from provider.domain.errors import SettingsError
-from provider.domain.inventory import FirmwareKind
 from provider.lab import settings
+from provider.lab.firmware import Firmware
 from provider.lab.settings import LabSettings
 from provider.settings.models import Settings
 
@@ -24,11 +24,11 @@ def test_mixed_firmware_begins_with_bios() -> None:
     """The default lab of two machines has not one of each."""
     mixed = LabSettings(firmware="mixed")
     assert [mixed.firmware_of(number) for number in (1, 2, 3)] == [
-        FirmwareKind.BIOS,
-        FirmwareKind.UEFI,
-        FirmwareKind.BIOS,
+        Firmware.BIOS,
+        Firmware.UEFI,
+        Firmware.BIOS,
     ]
-    assert LabSettings(firmware="uefi").firmware_of(1) is FirmwareKind.UEFI
+    assert LabSettings(firmware="uefi").firmware_of(1) is Firmware.UEFI
 
 
 def test_all_problems_are_named(tmp_path: Path) -> None:

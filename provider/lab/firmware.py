@@ -1,0 +1,77 @@
+"""
+What lab machines boot with, and the files and QEMU arguments that each kind needs.
+
+A BIOS machine has no PXE but the one in the ROM that QEMU brings, which is iPXE (SeaBIOS has no network stack of its
+own). All others get a network card without ROM, so that the PXE, TFTP and HTTP clients of EDK2 are at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from provider.domain.errors import PermanentError
+
+FOLDERS = (
+    Path("/usr/share/OVMF"),
+    Path("/usr/share/AAVMF"),
+    Path("/usr/share/edk2/x64"),
+    Path("/usr/share/edk2/aarch64"),
+)
+
+
+class Firmware(StrEnum):
+    """The kinds of lab machines."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+    """PXE."""
+    UEFI_HTTP = "uefi-http"
+    """UEFI HTTP boot, and no PXE to begin with."""
+    SECURE_BOOT = "secure-boot"
+    """PXE, and only what Microsoft's keys vouch for."""
+
+
+@dataclass(frozen=True)
+class Uefi:
+    """A build of EDK2: its code, a template of its variables, its package, and what QEMU needs for it."""
+
+    code: str
+    variables: str
+    package: str
+    machine: str = ""
+    """Properties of QEMU's machine type."""
+    arguments: tuple[str, ...] = ()
+
+
+_NO_PXE = tuple(
+    word for ip in ("IPv4", "IPv6") for word in ("-fw_cfg", f"name=opt/org.tianocore/{ip}PXESupport,string=n")
+)
+
+UEFI: Mapping[Firmware, Uefi] = {
+    Firmware.UEFI: Uefi("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf"),
+    Firmware.UEFI_HTTP: Uefi("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf", arguments=_NO_PXE),
+    Firmware.SECURE_BOOT: Uefi(
+        "OVMF_CODE_4M.ms.fd",
+        "OVMF_VARS_4M.ms.fd",
+        "ovmf",
+        machine=",smm=on",
+        # The keys are safe from the system only if the flash is.
+        arguments=("-global", "driver=cfi.pflash01,property=secure,value=on"),
+    ),
+}
+
+
+def find(name: str, package: str) -> Path:
+    """
+    Find a file of EDK2.
+
+    Raises:
+        PermanentError: If it is not installed.
+    """
+    for folder in FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    raise PermanentError(f"the lab's machines need {name}", hint=f"install the package {package}")
