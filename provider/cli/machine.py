@@ -42,9 +42,8 @@ def show(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: ou
     if as_json:
         output.show(answer)
         return
-    plain = {key: value for key, value in answer.items() if not isinstance(value, dict | list)}
-    output.table(("", ""), plain.items())
-    inventory = answer.get("inventory")
+    inventory = answer.pop("inventory", None)
+    output.table(("", ""), output.flat(answer))
     if isinstance(inventory, dict):
         _inventory(inventory)
 
@@ -150,6 +149,8 @@ def _summaries(machines: list[JsonObject]) -> None:
 
 def _inventory(inventory: JsonObject) -> None:
     disks, nics = output.objects(inventory, "disks"), output.objects(inventory, "nics")
+    typer.echo("\nInventory")
+    output.table(("", ""), (("  " + name, value) for name, value in output.flat(inventory)))
     typer.echo("\nDisks")
     output.table(
         ("  PATH", "SERIAL", "MODEL", "KIND", "BYTES"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -65,12 +65,29 @@ def show(value: object) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output; as wide as it needs to be where nobody looks."""
     console = Console(width=None if sys.stdout.isatty() else 250)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         drawn.add_column(column)
     for row in rows:
         drawn.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(drawn, markup=False)
+
+
+def flat(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """
+    Name and value of everything in a document that fits on a line; names of nested objects are put together.
+
+    Nothing stands for what is empty, and lists of objects are left to tables of their own.
+    """
+    for key, value in document.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name} ")
+        elif isinstance(value, list):
+            if not any(isinstance(item, dict) for item in value):
+                yield name, " ".join(map(str, value))
+        else:
+            yield name, "" if value is None else str(value)
 
 
 def objects(answer: JsonObject, name: str) -> list[JsonObject]:
