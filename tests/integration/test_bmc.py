@@ -33,7 +33,7 @@ def bmc(address: str = "127.0.9.1", port: int = 623, user: str = "admin", passwo
 @contextlib.asynccontextmanager
 async def ipmi_sim(folder: Path, address: str = "127.0.9.1", kcs_port: int = 9100) -> AsyncIterator[VirtualBmc]:
     """A BMC of OpenIPMI, without a machine behind it."""
-    folder.mkdir()  # noqa: ASYNC240 - nothing else runs yet
+    folder.mkdir()
     virtual = VirtualBmc("sim", folder, IPv4Address(address), kcs_port, "11111111-2222-4333-8444-555555555555", ACCOUNT)
     await virtual.open()
     try:
