@@ -132,7 +132,7 @@ class TftpSettings(Model):
     """Largest block in bytes that we agree to (RFC 2348). 1468 fits Ethernet without fragments."""
     retransmit_after: Duration = timedelta(seconds=1)
     """Time until an unacknowledged block is sent again, unless the client asks for another (RFC 2349)."""
-    give_up_after: int = Field(default=6, ge=1, le=50)
+    give_up_after: int = Field(default=12, ge=1, le=50)
     """Retransmissions of one block until the transfer ends."""
 
 
