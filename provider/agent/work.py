@@ -83,10 +83,10 @@ class Worker:
             case OperationKind.WIPE:
                 self._answer(work.id, self._wipe(work))
             case OperationKind.REBOOT:
-                self._answer(work.id, wire.Result())
+                self._answer(work.id, wire.Result(error=""))
                 self._restart("the provider asked for it")
             case OperationKind.POWER_OFF:
-                self._answer(work.id, wire.Result())
+                self._answer(work.id, wire.Result(error=""))
                 self._switch_off("the provider asked for it")
 
     def _wipe(self, work: wire.Work) -> wire.Result:

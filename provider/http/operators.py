@@ -16,7 +16,6 @@ Errors are `{"error": ..., "hint": ...}`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
@@ -94,7 +93,7 @@ class _Handlers:
     async def power(self, request: web.Request) -> web.Response:
         try:
             body = await request.json()
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise PermanentError("the body is not JSON", hint='send {"action": "status"}') from error
         action = body.get("action") if isinstance(body, dict) else None
         if not isinstance(action, str):

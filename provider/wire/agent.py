@@ -94,9 +94,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How an operation ended; `error` is empty if and only if it succeeded."""
+    """How an operation ended; `error` is empty if and only if it succeeded, and is never left out."""
 
-    error: str = ""
+    error: str
     wipe_report: WipeReport | None = None
 
 

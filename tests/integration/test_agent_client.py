@@ -73,7 +73,7 @@ def test_a_whole_life(provider: AgentProvider, agent: client.Provider) -> None:
     assert agent.progress("op-1", wire.Progress(30, "erasing"))
     assert provider.expect("/progress", 5).body == {"percent": 30, "doing": "erasing"}
     report = WipeReport((DiskWiped("S1", "", "/dev/vda", 1 << 30, "zero", verified=True),))
-    agent.result("op-1", wire.Result(wipe_report=report))
+    agent.result("op-1", wire.Result(error="", wipe_report=report))
     assert provider.expect("/result", 5).body["wipe_report"]["disks"][0]["verified"]
 
 
@@ -129,7 +129,7 @@ def test_410_is_an_answer(provider: AgentProvider, agent: client.Provider) -> No
     provider.answers["/agent/v1/operations/op-1/progress"] = [410]
     provider.answers["/agent/v1/operations/op-1/result"] = [410]
     assert not agent.progress("op-1", wire.Progress(1))
-    agent.result("op-1", wire.Result())
+    agent.result("op-1", wire.Result(error=""))
 
 
 def test_work_that_makes_no_sense_is_temporary(provider: AgentProvider, agent: client.Provider) -> None:

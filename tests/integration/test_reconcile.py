@@ -159,6 +159,7 @@ def at_site(folder: Path, use: Callable[[Site], Awaitable[None]]) -> None:
 
 
 DONE = Result(
+    error="",
     wipe_report=WipeReport((DiskWiped("VD1", "", "/dev/vda", 1 << 20, "discard+zero", verified=True),)),
 )
 
@@ -285,10 +286,10 @@ def test_wipe_under_way_is_stopped_when_the_machine_is_rejected(tmp_path: Path) 
 @pytest.mark.parametrize(
     "result",
     [
-        Result(wipe_report=WipeReport()),
-        Result(wipe_report=None),
-        Result(wipe_report=WipeReport((replace(DONE.wipe_report.disks[0], verified=False),))),
-        Result(wipe_report=WipeReport((replace(DONE.wipe_report.disks[0], serial="ANOTHER"),))),
+        Result(error="", wipe_report=WipeReport()),
+        Result(error="", wipe_report=None),
+        Result(error="", wipe_report=WipeReport((replace(DONE.wipe_report.disks[0], verified=False),))),
+        Result(error="", wipe_report=WipeReport((replace(DONE.wipe_report.disks[0], serial="ANOTHER"),))),
         Result(error="disk on fire"),
     ],
 )

@@ -159,7 +159,7 @@ def test_finished_work_is_answered_not_done_twice(bench: Bench) -> None:
     worker.run_once()
     worker.run_once()
     assert bench.events == ["restart"]
-    assert provider.results == [("op-1", wire.Result()), ("op-1", wire.Result())]
+    assert provider.results == [("op-1", wire.Result(error="")), ("op-1", wire.Result(error=""))]
 
 
 @pytest.mark.parametrize(("kind", "event"), [(OperationKind.REBOOT, "restart"), (OperationKind.POWER_OFF, "off")])
@@ -167,7 +167,7 @@ def test_power_is_answered_before_it_goes(bench: Bench, kind: OperationKind, eve
     """Breaks if the provider waits for ever for the answer of a machine that is off."""
     provider = FakeProvider([order(kind)], result_errors=[away()])
     bench.worker(provider).run_once()
-    assert provider.results == [("op-1", wire.Result())]
+    assert provider.results == [("op-1", wire.Result(error=""))]
     assert bench.events == [event]
 
 
