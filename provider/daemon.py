@@ -13,10 +13,10 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import structlog
@@ -26,6 +26,7 @@ from bootassets import manifest
 from provider.bmc.base import BmcPool
 from provider.domain.bmc import Bmc
 from provider.domain.errors import PermanentError, SettingsError
+from provider.domain.lease import Reservation, ReservedBy
 from provider.domain.secret import Secret
 from provider.http import agents, boot, operators
 from provider.http.boot import AgentImage, Profile, Site
@@ -40,7 +41,9 @@ from provider.netboot.dhcp_server import DhcpServer
 from provider.netboot.router_advertisement import RouterAdvertiser
 from provider.netboot.tftp_server import TftpServer
 from provider.planning.lifecycle import Policy
-from provider.planning.offer import Scope
+from provider.planning.reply import Scope
+from provider.planning.subnets import Leasing, device_options, site_options
+from provider.reconcile.addresses import AddressDesk
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
@@ -48,7 +51,15 @@ from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
 from provider.reconcile.worker import Workers
 from provider.settings import load
-from provider.settings.models import BmcSettings, DhcpMode, InterfaceSettings, Settings
+from provider.settings.models import (
+    BmcSettings,
+    DhcpMode,
+    InterfaceSettings,
+    LeaseSettings,
+    ReservationSettings,
+    Settings,
+    addresses_outside,
+)
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
 from provider.store.leases import LeaseStore
@@ -127,14 +138,16 @@ class Daemon:
             status=self._status,
         )
         self._workers = Workers(self._machines, self._bmcs, self._powers, clock=utc_now)
-        self._dhcp = self._dhcp_server(LeaseStore(database))
+        leases = LeaseStore(database)
+        self._addresses = AddressDesk(leases, lambda address: self._dhcp.leases_here(address), utc_now)
+        self._dhcp = self._dhcp_server(leases)
         self._tftp = self._tftp_server()
         hastened = [each.settings.name for each in self._interfaces if each.settings.hasten_ipxe and _has_dhcp(each)]
         self._advertiser = RouterAdvertiser(hastened, self._dhcp.booted_since, utc_now)
         self._boot_http = Listener("boot HTTP server", boot.application(self._site(authority), boots))
         agent_app = agents.application(self._agent_desk)
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
-        self._operator_api = Listener("operator API", operators.application(operator_desk))
+        self._operator_api = Listener("operator API", operators.application(operator_desk, self._addresses))
 
     async def start(self) -> None:
         """
@@ -146,6 +159,7 @@ class Daemon:
         await self._bmcs.replace_all([_assignment(bmc) for bmc in self._settings.bmcs])
         await self._machines.load()
         await self._agent_desk.load()
+        await self._addresses.load()
         addresses = [str(each.scope.address) for each in self._interfaces]
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
@@ -198,18 +212,12 @@ class Daemon:
             proxy=settings.dhcp is DhcpMode.PROXY,
             http_port=self._settings.boot_http.port,
             boot_files=frozenset(self._boot_files()),
-            lease_time=settings.lease_time,
-            boot_lease_time=settings.boot_lease_time,
-            router=settings.router,
-            dns=settings.dns,
-            domain=settings.domain,
         )
-        for address in () if settings.pool is None else (settings.pool.first, settings.pool.last):
-            if address not in found.network:
-                raise SettingsError(
-                    f"the pool of {settings.name} holds {address}, which is not in the interface's network {found.network}",
-                    hint="mend network.interfaces[].pool",
-                )
+        if outside := addresses_outside(settings, found.network):
+            raise SettingsError(
+                f"{outside[0]} cannot be leased on {settings.name}, whose network is {found.network}",
+                hint="mend its pool and reservations in network.interfaces",
+            )
         return _Interface(settings, scope)
 
     def _boot_files(self) -> dict[str, Path]:
@@ -219,12 +227,13 @@ class Daemon:
         return {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
 
     def _dhcp_server(self, leases: LeaseStore) -> DhcpServer:
-        pools: dict[str, tuple[IPv4Address, IPv4Address]] = {}
+        leasing = {subnet.network: _leasing(subnet) for subnet in self._settings.network.subnets}
         for each in self._interfaces:
-            if each.settings.pool is not None:
-                pools[each.settings.name] = (each.settings.pool.first, each.settings.pool.last)
+            if each.settings.dhcp is DhcpMode.SERVER:
+                _check_apart(each.scope.network, leasing)
+                leasing[each.scope.network] = _leasing(each.settings)
         scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
-        return DhcpServer(scopes, pools, leases, self._machines, utc_now)
+        return DhcpServer(scopes, leasing, leases, self._addresses, self._machines, utc_now)
 
     def _tftp_server(self) -> TftpServer:
         tftp = self._settings.tftp
@@ -301,6 +310,44 @@ async def _watchdog() -> None:
 
 def _has_dhcp(interface: _Interface) -> bool:
     return interface.settings.dhcp is not DhcpMode.OFF
+
+
+def _check_apart(network: IPv4Network, others: Iterable[IPv4Network]) -> None:
+    for other in others:
+        if network.overlaps(other):
+            raise SettingsError(
+                f"addresses are leased in {network} and in {other}, which overlap",
+                hint="mend network.interfaces and network.subnets, or the addresses of the interfaces",
+            )
+
+
+def _leasing(settings: LeaseSettings) -> Leasing:
+    return Leasing(
+        ranges=tuple((each.first, each.last) for each in settings.pool),
+        excluded=tuple((each.first, each.last) for each in settings.exclude),
+        reservations=tuple(_reservation(each) for each in settings.reservations),
+        lease_time=settings.lease_time,
+        boot_lease_time=settings.boot_lease_time,
+        options=site_options(
+            router=settings.router,
+            dns=settings.dns,
+            ntp=settings.ntp,
+            domain=settings.domain,
+            search=settings.search,
+            routes=[(each.to, each.via) for each in settings.routes],
+            mtu=settings.mtu,
+        ),
+        device_options=device_options(
+            tftp_server_name=settings.tftp_server_name,
+            boot_file=settings.boot_file,
+            tftp_servers=settings.tftp_servers,
+        ),
+    )
+
+
+def _reservation(settings: ReservationSettings) -> Reservation:
+    ((by, value),) = settings.model_dump(include={"mac", "uuid", "circuit_id"}, exclude_none=True).items()
+    return Reservation(settings.address, ReservedBy(by), value, settings.remote_id)
 
 
 def _policy(settings: Settings) -> Policy:

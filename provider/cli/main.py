@@ -17,6 +17,7 @@ _VERBS = {
     "serve": ("provider.cli.serve", "serve_app", "Run the daemon."),
     "status": ("provider.cli.status", "status_app", "Ask the daemon how it is."),
     "machine": ("provider.cli.machine", "machine_app", "List machines, look at one, accept, wipe, switch its power."),
+    "lease": ("provider.cli.lease", "lease_app", "Who has which address; keep addresses for certain clients."),
     "assets": ("provider.cli.assets", "assets_app", "Build and check the agent image and the boot files."),
     "manager": ("provider.cli.manager", "manager_app", "The reference manager: run it, and say what machines are for."),
     "lab": ("provider.cli.lab", "lab_app", "A whole lab on this box: machines, BMCs, provider and manager."),

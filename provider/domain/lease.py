@@ -1,24 +1,69 @@
-"""A DHCP lease: who may use which address until when."""
+"""DHCP leases and reservations: who may use which address, and until when."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address
 
 from provider.domain.mac import MacAddress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who wants an address: its MAC address, and the other things that a reservation may name it by, or empty."""
+
+    mac: MacAddress
+    uuid: str = ""
+    """SMBIOS UUID, which only firmware and iPXE tell."""
+    circuit_id: str = ""
+    """The switch port that a relay saw it on (option 82), as `wire.dhcp.relay_text` spells it."""
+    remote_id: str = ""
+    """The relay's name for itself, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """
-    One address promised to one MAC address on one interface.
+    One address promised to one claimant.
 
-    `declined` marks an address that a client found in use (DHCPDECLINE): nobody gets it before `expires_at`.
+    `declined` marks an address that somebody uses without asking us (DHCPDECLINE, or seen by ARP): nobody gets it before
+    `expires_at`.
     """
 
-    address: str
-    mac: MacAddress
-    interface: str
+    address: IPv4Address
+    claimant: Claimant
     expires_at: datetime
     """Aware, UTC."""
     declined: bool = False
+
+
+class ReservedBy(StrEnum):
+    """What a reservation knows its client by."""
+
+    MAC = "mac"
+    UUID = "uuid"
+    CIRCUIT_ID = "circuit_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """An address that is kept for one client, inside a pool or beside it."""
+
+    address: IPv4Address
+    by: ReservedBy
+    value: str
+    """The MAC address, the UUID in lower case, or the circuit-id."""
+    remote_id: str = ""
+    """With a circuit-id: of this relay only. Empty: of any."""
+
+    def is_for(self, claimant: Claimant) -> bool:
+        """Whether it is this client's."""
+        match self.by:
+            case ReservedBy.MAC:
+                return self.value == claimant.mac
+            case ReservedBy.UUID:
+                return self.value == claimant.uuid
+            case ReservedBy.CIRCUIT_ID:
+                return self.value == claimant.circuit_id and self.remote_id in ("", claimant.remote_id)

@@ -10,6 +10,9 @@ The operator API: JSON over a UNIX socket whose file permissions are the login.
 | `GET /v1/events?machine=&after=&limit=&wait=` | `{"events": [...]}` after an event id, waiting up to `wait` seconds |
 | `POST /v1/machines/ID/accept`, `/wipe` | the new summary; 409 where a manager decides |
 | `POST /v1/machines/ID/power` `{"action": "status|on|off|cycle"}` | the state |
+| `GET /v1/leases` | `{"leases": [...], "reservations": [...]}` |
+| `POST /v1/reservations` `{"address": ..., "mac|uuid|circuit_id": ...}` | the reservation |
+| `POST /v1/reservations/ADDRESS/remove` | the reservation that was |
 
 Errors are `{"error": ..., "hint": ...}`.
 """
@@ -46,9 +49,17 @@ class Operators(Protocol):
     async def power(self, wanted: str, action: str) -> JsonObject: ...
 
 
-def application(desk: Operators) -> web.Application:
+class Addresses(Protocol):
+    """Who knows addresses; `reconcile.addresses.AddressDesk` does."""
+
+    async def addresses(self) -> JsonObject: ...
+    async def reserve(self, wanted: Mapping[str, object]) -> JsonObject: ...
+    async def unreserve(self, address: str) -> JsonObject: ...
+
+
+def application(desk: Operators, addresses: Addresses) -> web.Application:
     """The application; `listener.Listener` serves it on the UNIX socket."""
-    handlers = _Handlers(desk)
+    handlers = _Handlers(desk, addresses)
     app = web.Application(client_max_size=64 << 10, middlewares=[_errors])
     app.router.add_get("/v1/status", handlers.status)
     app.router.add_get("/v1/machines", handlers.machines)
@@ -58,12 +69,16 @@ def application(desk: Operators) -> web.Application:
     app.router.add_post("/v1/machines/{id}/accept", handlers.accept)
     app.router.add_post("/v1/machines/{id}/wipe", handlers.wipe)
     app.router.add_post("/v1/machines/{id}/power", handlers.power)
+    app.router.add_get("/v1/leases", handlers.leases)
+    app.router.add_post("/v1/reservations", handlers.reserve)
+    app.router.add_post("/v1/reservations/{address}/remove", handlers.unreserve)
     return app
 
 
 class _Handlers:
-    def __init__(self, desk: Operators) -> None:
+    def __init__(self, desk: Operators, addresses: Addresses) -> None:
         self._desk = desk
+        self._addresses = addresses
 
     async def status(self, _request: web.Request) -> web.Response:
         return web.json_response(await self._desk.status())
@@ -91,14 +106,32 @@ class _Handlers:
         return web.json_response(await self._desk.wipe(request.match_info["id"]))
 
     async def power(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except ValueError as error:
-            raise PermanentError("the body is not JSON", hint='send {"action": "status"}') from error
-        action = body.get("action") if isinstance(body, dict) else None
+        body = await _object(request, '{"action": "status"}')
+        action = body.get("action")
         if not isinstance(action, str):
             raise PermanentError("the body names no action", hint='send {"action": "status"}')
         return web.json_response(await self._desk.power(request.match_info["id"], action))
+
+    async def leases(self, _request: web.Request) -> web.Response:
+        return web.json_response(await self._addresses.addresses())
+
+    async def reserve(self, request: web.Request) -> web.Response:
+        body = await _object(request, '{"address": "10.20.0.9", "mac": "52:54:00:12:34:56"}')
+        return web.json_response(await self._addresses.reserve(body))
+
+    async def unreserve(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._addresses.unreserve(request.match_info["address"]))
+
+
+async def _object(request: web.Request, example: str) -> JsonObject:
+    """The JSON object in the body."""
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise PermanentError("the body is not JSON", hint=f"send {example}") from error
+    if not isinstance(body, dict):
+        raise PermanentError("the body is not a JSON object", hint=f"send {example}")
+    return body
 
 
 @web.middleware

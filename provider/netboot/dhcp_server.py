@@ -1,9 +1,10 @@
 """
 The DHCP shell: ports 67 and 4011 of each interface.
 
-A datagram is decoded and decided at once, in the loop's own turn; only saving a lease awaits. Many savings are under way at
-the same time and share commits, so one slow disk write delays nobody else's offer. A DHCPACK leaves after its lease is on
-disk, never before. When more than `SAVING` leases wait, further requests are dropped: their clients ask again.
+A datagram is decoded and decided at once, in the loop's own turn; only saving a lease awaits. Leases to be saved gather while
+the disk is busy with those before, and go to it together: one task, one commit, then all their DHCPACKs. So an answer leaves
+after its lease is on disk, never before, and a slow disk delays nobody's offer. When more than `SAVING` leases wait, further
+requests are dropped: their clients ask again.
 """
 
 from __future__ import annotations
@@ -11,26 +12,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 import structlog
 
-from provider.domain.errors import BootwrightError, MalformedPacketError
-from provider.domain.lease import Lease
+from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError
+from provider.domain.lease import Lease, Reservation
 from provider.domain.mac import MacAddress
+from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.planning import offer
-from provider.planning.leases import LeaseTable
-from provider.planning.offer import Asked, Forget, Ignore, Reply, Scope
-from provider.wire import dhcp, pxe
+from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope
+from provider.planning.subnets import Leasing, Subnet, Subnets
+from provider.wire import dhcp, pxe, udp
 
 log = structlog.get_logger()
 
-SAVING = 1024
-"""Most leases on their way to the disk at one time, over all interfaces."""
+SAVING = 4096
+"""Most leases on their way to the disk at one time."""
 
 _BATCH = 64
 """Datagrams read in one turn of the loop, so that others get theirs."""
@@ -42,8 +45,17 @@ class Leases(Protocol):
     async def load(self) -> list[Lease]:
         """All leases, the expired ones too."""
 
-    async def save(self, lease: Lease) -> None:
-        """Return when the lease is on disk."""
+    async def save(self, leases: Sequence[Lease]) -> None:
+        """Return when all of them are on disk."""
+
+
+class Reservations(Protocol):
+    """What operators reserved while we run; `reconcile.addresses.AddressDesk` is one."""
+
+    changed: Signal
+
+    def reservations(self) -> Sequence[Reservation]:
+        """All of them."""
 
 
 class BootWatch(Protocol):
@@ -56,31 +68,44 @@ class BootWatch(Protocol):
         """Something happened to the machine with this MAC address."""
 
 
+@dataclass(frozen=True)
+class _Port:
+    """One well-known port on one interface. `packets` reaches clients that have no address yet."""
+
+    number: int
+    scope: Scope
+    sock: socket.socket
+    packets: socket.socket
+
+
 class DhcpServer:
     """
     Serves all scopes. Call `start`, which binds, then `run`.
 
-    `pools` gives first and last address for each interface in server mode.
+    `leasing` says how addresses are leased in each network: those of interfaces in server mode, and those behind relays.
     """
 
     def __init__(
         self,
         scopes: Sequence[Scope],
-        pools: dict[str, tuple[IPv4Address, IPv4Address]],
+        leasing: Mapping[IPv4Network, Leasing],
         leases: Leases,
+        reservations: Reservations,
         watch: BootWatch,
         clock: Callable[[], datetime],
     ) -> None:
         self._scopes = scopes
-        self._pools = pools
+        self._leasing = leasing
         self._leases = leases
+        self._reservations = reservations
         self._watch = watch
         self._clock = clock
-        self._tables: dict[str, LeaseTable] = {}
-        self._sockets: list[tuple[socket.socket, int, Scope]] = []
+        self._subnets = Subnets()
+        self._ports: list[_Port] = []
+        self._unsaved: list[tuple[Sequence[Lease], Callable[[], None]]] = []
         self._saving = 0
+        self._save_now = asyncio.Event()
         self._booting: dict[MacAddress, datetime] = {}
-        self._group: asyncio.TaskGroup | None = None
 
     async def start(self) -> None:
         """
@@ -90,82 +115,99 @@ class DhcpServer:
             PermanentError: If a port cannot be had.
         """
         known = await self._leases.load()
-        for scope in self._scopes:
-            if scope.interface in self._pools:
-                mine = [lease for lease in known if lease.interface == scope.interface]
-                self._tables[scope.interface] = _table(scope, self._pools[scope.interface], mine)
-            for port in (offer.SERVER_PORT, pxe.SERVER_PORT):
-                sock = sockets.bind_udp(scope.interface, port, broadcast=True)
-                self._sockets.append((sock, port, scope))
+        ours = [scope.address for scope in self._scopes]
+        self._subnets = Subnets(
+            Subnet(network, leasing, ours=ours, known=known) for network, leasing in self._leasing.items()
+        )
+        try:
+            for scope in self._scopes:
+                for number in (SERVER_PORT, pxe.SERVER_PORT):
+                    self._ports.append(_open(scope, number))
+        except PermanentError:
+            self.close()
+            raise
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails."""
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as self._group:
-            for sock, port, scope in self._sockets:
-                loop.add_reader(sock, self._readable, sock, port, scope)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.close()
+        for port in self._ports:
+            loop.add_reader(port.sock, self._readable, port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._save_for_ever(), name="leases")
+                group.create_task(self._follow_reservations(), name="reservations")
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of all ports."""
-        for sock, _port, _scope in self._sockets:
+        for port in self._ports:
             with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().remove_reader(sock)
-            sock.close()
-        self._sockets.clear()
+                asyncio.get_running_loop().remove_reader(port.sock)
+            port.sock.close()
+            port.packets.close()
+        self._ports.clear()
+
+    def leases_here(self, address: IPv4Address) -> bool:
+        """Whether an operator may reserve the address: a network of ours, and not reserved in the settings."""
+        subnet = self._subnets.of(address)
+        return subnet is not None and all(each.address != address for each in subnet.leasing.reservations)
 
     def mac_of(self, address: str) -> MacAddress | None:
         """Whose IPv4 address this is: from our leases, else as the kernel knows it."""
-        for table in self._tables.values():
-            if (mac := table.owner(IPv4Address(address))) is not None:
-                return mac
-        return sockets.neighbour(address)
+        subnet = self._subnets.of(IPv4Address(address))
+        owner = None if subnet is None else subnet.table.owner(IPv4Address(address))
+        return owner or sockets.neighbour(address)
 
     def booted_since(self, mac: MacAddress, since: datetime) -> bool:
         """Whether the machine asked for network boot after `since`."""
         return self._booting.get(mac, since) > since
 
-    def _readable(self, sock: socket.socket, port: int, scope: Scope) -> None:
+    async def _follow_reservations(self) -> None:
+        while True:
+            changed = self._reservations.changed.ticket()
+            self._reserve()
+            await changed.wait()
+
+    def _reserve(self) -> None:
+        for subnet in self._subnets.all():
+            subnet.reserve(self._reservations.reservations())
+
+    def _readable(self, port: _Port) -> None:
         for _ in range(_BATCH):
             try:
-                raw, source = sock.recvfrom(4096)
+                raw, source = port.sock.recvfrom(4096)
             except BlockingIOError:
                 return
             except OSError as error:
                 # The interface may be down for a moment; what it owes us is asked again.
-                log.warning("dhcp.receive_failed", interface=scope.interface, error=str(error))
+                log.warning("dhcp.receive_failed", interface=port.scope.interface, error=str(error))
                 return
             try:
-                self._received(sock, raw, (IPv4Address(source[0]), source[1]), port, scope)
+                self._received(port, raw, (IPv4Address(source[0]), source[1]))
             except Exception:
-                log.exception("dhcp.failed", interface=scope.interface, source=source[0], raw=raw[:512].hex())
+                log.exception("dhcp.failed", interface=port.scope.interface, source=source[0], raw=raw[:512].hex())
 
-    def _received(
-        self, sock: socket.socket, raw: bytes, source: tuple[IPv4Address, int], port: int, scope: Scope
-    ) -> None:
+    def _received(self, port: _Port, raw: bytes, source: tuple[IPv4Address, int]) -> None:
         try:
             packet = dhcp.decode(raw)
         except MalformedPacketError as error:
-            log.info("dhcp.malformed", interface=scope.interface, source=str(source[0]), error=str(error))
+            log.info("dhcp.malformed", interface=port.scope.interface, source=str(source[0]), error=str(error))
             return
         now = self._clock()
-        asked = Asked(packet, source, port, self._watch.may_netboot(packet.chaddr))
-        decision = offer.decide(asked, scope, self._tables.get(scope.interface), now)
-        log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port)
+        asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr))
+        log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
+        decision = offer.decide(asked, port.scope, self._subnets, now)
         if isinstance(decision, Ignore):
             self._ignored(packet, decision)
         elif isinstance(decision, Forget):
-            address = decision.lease.address
-            event = decision.event
-            self._save(decision.lease, lambda: self._watch.note(packet.chaddr, event, address=address))
-        elif decision.lease is None:
-            self._send(sock, decision, now)
-        else:
+            address, event = str(decision.lease.address), decision.event
+            self._save((decision.lease,), lambda: self._watch.note(packet.chaddr, event, address=address))
+        elif decision.leases:
             reply = decision
-            self._save(decision.lease, lambda: self._send(sock, reply, now))
+            self._save(decision.leases, lambda: self._send(port, reply, now))
+        else:
+            self._send(port, decision, now)
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:
@@ -174,34 +216,45 @@ class DhcpServer:
         else:
             log.debug("dhcp.ignored", mac=packet.chaddr, xid=hex(packet.xid), reason=decision.reason)
 
-    def _save(self, lease: Lease, then: Callable[[], None]) -> None:
-        """Save the lease, then go on; while that waits, everybody else is served."""
-        if self._group is None or self._saving >= SAVING:
-            log.warning("dhcp.dropped", mac=lease.mac, reason=f"{self._saving} leases wait for the disk")
+    def _save(self, leases: Sequence[Lease], then: Callable[[], None]) -> None:
+        """Save the leases, then go on; while that waits, everybody else is served."""
+        if self._saving + len(self._unsaved) >= SAVING:
+            log.warning("dhcp.dropped", mac=leases[0].claimant.mac, reason=f"{SAVING} leases wait for the disk")
             return
-        self._saving += 1
-        self._group.create_task(self._saved(lease, then), name=f"lease {lease.address}")
+        self._unsaved.append((leases, then))
+        self._save_now.set()
 
-    async def _saved(self, lease: Lease, then: Callable[[], None]) -> None:
-        try:
-            await self._leases.save(lease)
-        except BootwrightError as error:
-            log.error("dhcp.lease_unsaved", mac=lease.mac, address=lease.address, error=str(error), hint=error.hint)
-        else:
-            then()
-        finally:
-            self._saving -= 1
+    async def _save_for_ever(self) -> None:
+        while True:
+            await self._save_now.wait()
+            self._save_now.clear()
+            batch, self._unsaved = self._unsaved, []
+            self._saving = len(batch)
+            try:
+                await self._leases.save([lease for leases, _then in batch for lease in leases])
+            except BootwrightError as error:
+                log.error("dhcp.leases_unsaved", count=len(batch), error=str(error), hint=error.hint)
+            else:
+                for _leases, then in batch:
+                    then()
+            finally:
+                self._saving = 0
 
-    def _send(self, sock: socket.socket, reply: Reply, now: datetime) -> None:
-        to = (str(reply.to[0]), reply.to[1])
+    def _send(self, port: _Port, reply: Reply, now: datetime) -> None:
+        packet, to, scope = reply.packet, reply.to, port.scope
+        raw = dhcp.encode(packet, reply.largest)
         try:
-            sock.sendto(dhcp.encode(reply.packet), to)
+            if to.by_hardware:
+                frame = udp.datagram((scope.address, port.number), (to.address, to.port), raw)
+                sockets.send_to_hardware(port.packets, packet.chaddr, frame)
+            else:
+                sockets.send_from(port.sock, scope.address, raw, (str(to.address), to.port))
         except OSError as error:
-            log.warning("dhcp.send_failed", mac=reply.packet.chaddr, to=to[0], error=str(error))
+            log.warning("dhcp.send_failed", mac=packet.chaddr, to=str(to.address), error=str(error))
             return
         if reply.facts.get("stage") != "os":
-            self._remember(reply.packet.chaddr, now)
-        self._watch.note(reply.packet.chaddr, reply.event, **reply.facts)
+            self._remember(packet.chaddr, now)
+        self._watch.note(packet.chaddr, reply.event, **reply.facts)
 
     def _remember(self, mac: MacAddress, now: datetime) -> None:
         if len(self._booting) > 100_000:
@@ -209,7 +262,11 @@ class DhcpServer:
         self._booting[mac] = now
 
 
-def _table(scope: Scope, pool: tuple[IPv4Address, IPv4Address], known: Iterable[Lease]) -> LeaseTable:
-    first, last = pool
-    inside = [lease for lease in known if first <= IPv4Address(lease.address) <= last]
-    return LeaseTable(scope.interface, first, last, scope.address, inside)
+def _open(scope: Scope, number: int) -> _Port:
+    sock = sockets.bind_udp(scope.interface, number, broadcast=True)
+    try:
+        packets = sockets.open_packet(scope.interface)
+    except PermanentError:
+        sock.close()
+        raise
+    return _Port(number, scope, sock, packets)

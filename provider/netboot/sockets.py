@@ -15,6 +15,9 @@ from provider.domain.mac import MacAddress
 
 _SIOCGIFADDR = 0x8915
 _SIOCGIFNETMASK = 0x891B
+_IP_PKTINFO = 8
+_PKTINFO = struct.Struct("@i4s4s")
+_ETHERTYPE_IPV4 = 0x0800
 
 
 def bind_udp(interface: str, port: int, *, broadcast: bool = False, address: str = "") -> socket.socket:
@@ -35,6 +38,47 @@ def bind_udp(interface: str, port: int, *, broadcast: bool = False, address: str
         sock.close()
         raise unusable(error, f"UDP port {port} on {interface}", f"ss -ulpn 'sport = :{port}'") from error
     return sock
+
+
+def open_packet(interface: str) -> socket.socket:
+    """
+    A non-blocking socket that sends IPv4 packets of ours to MAC addresses, and receives nothing.
+
+    Raises:
+        PermanentError: If the privilege is missing or there is no such interface.
+    """
+    what, command = f"a packet socket on {interface}", f"ip -br link show {interface}"
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+    except OSError as error:
+        raise unusable(error, what, command) from error
+    try:
+        sock.bind((interface, 0))
+    except OSError as error:
+        sock.close()
+        raise unusable(error, what, command) from error
+    return sock
+
+
+def send_from(sock: socket.socket, source: IPv4Address, payload: bytes, to: tuple[str, int]) -> None:
+    """
+    Send a datagram from one of our addresses, which need not be the first of its interface (ip(7), IP_PKTINFO).
+
+    Raises:
+        OSError: As sending does.
+    """
+    info = _PKTINFO.pack(0, source.packed, b"")
+    sock.sendmsg([payload], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, to)
+
+
+def send_to_hardware(sock: socket.socket, mac: MacAddress, packet: bytes) -> None:
+    """
+    Put an IP packet to a MAC address, by a socket of `open_packet`.
+
+    Raises:
+        OSError: As sending does.
+    """
+    sock.sendto(packet, (sock.getsockname()[0], _ETHERTYPE_IPV4, 0, 0, macs.to_bytes(mac)))
 
 
 def unusable(error: OSError, what: str, command: str) -> PermanentError:

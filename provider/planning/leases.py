@@ -1,130 +1,368 @@
 """
-Which address a DHCP client gets: the table of one interface, in memory.
+Which address a DHCP client gets: the table of one subnet, in memory.
 
-Pure bookkeeping: `now` is an argument, and nothing here is on disk until the shell has saved what `choose` and `grant` gave.
-A client is its MAC address: firmware, iPXE and operating system use three different client identifiers (edge case 24). It
-keeps its address as long as the pool allows; a new client gets one that was never used, else the one that expired first.
+Pure bookkeeping: `now` is an argument, and nothing here is on disk until the shell has saved what `grant` gave. A client is
+its MAC address: firmware, iPXE and operating system use three different client identifiers (edge case 24). What firmware
+alone tells, its UUID, is kept with the lease, so that a reservation holds for the system too.
+
+An address is chosen in this order: reserved for the client, its own from earlier, the one it asks for, one that was never
+used, the one whose lease expired first. An offered address is held for `HOLD`; when nothing else is left, an offer that
+nobody took up for `TAKE_UP` is given to the next, so that a flood of DHCPDISCOVERs does not lock the pool.
+
+All steps cost the same however large the pool is, except `census`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
-from provider.domain.lease import Lease
+from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 
 HOLD = timedelta(seconds=30)
 """How long an offered address waits for its DHCPREQUEST."""
 
+TAKE_UP = timedelta(seconds=5)
+"""How long it waits when the pool is exhausted otherwise. Clients answer within milliseconds, and ask again."""
+
 QUARANTINE = timedelta(minutes=10)
-"""How long nobody gets an address that a client found in use."""
+"""How long nobody gets an address that is in use without a lease."""
+
+
+class Pool:
+    """The addresses that a subnet leases: ranges, both ends included, without the excluded ones."""
+
+    def __init__(
+        self,
+        ranges: Iterable[tuple[IPv4Address, IPv4Address]],
+        excluded: Iterable[tuple[IPv4Address, IPv4Address]] = (),
+    ) -> None:
+        left = sorted((int(first), int(last)) for first, last in ranges)
+        for first, last in excluded:
+            left = [part for whole in left for part in _cut(whole, int(first), int(last))]
+        self._ranges = left
+
+    def __contains__(self, number: int) -> bool:
+        return any(first <= number <= last for first, last in self._ranges)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self._ranges:
+            yield from range(first, last + 1)
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self._ranges)
+
+
+def _cut(whole: tuple[int, int], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """What is left of a range without first..last."""
+    start, end = whole
+    if start <= min(end, first - 1):
+        yield start, min(end, first - 1)
+    if max(start, last + 1) <= end:
+        yield max(start, last + 1), end
+
+
+@dataclass(frozen=True)
+class Census:
+    """How the addresses of a pool are used."""
+
+    total: int
+    leased: int
+    offered: int
+    quarantined: int
+    reserved: int
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.total} addresses {self.leased} are leased, {self.offered} offered, "
+            f"{self.quarantined} in quarantine, {self.reserved} reserved"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    mac: MacAddress
+    at: datetime
 
 
 class LeaseTable:
-    """The leases and offers of one interface with the pool `first` to `last`, both included."""
+    """The leases, offers and reservations of one subnet. Addresses are numbers inside, which are quicker to look up."""
 
-    def __init__(
-        self, interface: str, first: IPv4Address, last: IPv4Address, ours: IPv4Address, known: Iterable[Lease] = ()
-    ) -> None:
-        self._interface = interface
-        self._first, self._last = int(first), int(last)
-        self._ours = int(ours)
-        self._by_address: dict[IPv4Address, Lease] = {}
-        self._by_mac: dict[MacAddress, IPv4Address] = {}
-        self._next_unused = self._first
+    def __init__(self, pool: Pool, known: Iterable[Lease] = (), reservations: Sequence[Reservation] = ()) -> None:
+        self._pool = pool
+        self._leases: dict[int, Lease] = {}
+        self._by_mac: dict[MacAddress, int] = {}
+        self._offers: dict[int, _Offer] = {}
+        """The oldest first."""
+        self._offer_of: dict[MacAddress, int] = {}
+        self._lamented_at: datetime | None = None
+        self._expiring: list[tuple[datetime, int]] = []
+        self._returned: dict[int, None] = {}
+        """A set in order: addresses that were used and are nobody's again."""
         for lease in sorted(known, key=lambda lease: lease.expires_at):
             self._put(lease)
+        self.reserve(reservations)
 
-    def __len__(self) -> int:
-        return len(self._by_address)
+    def reserve(self, reservations: Sequence[Reservation]) -> None:
+        """Replace all reservations. Who has a lease of an address that is another's now must leave at its renewal."""
+        self._reserved = {int(reservation.address): reservation for reservation in reservations}
+        self._named: dict[tuple[ReservedBy, str], list[int]] = {}
+        for number, reservation in self._reserved.items():
+            self._named.setdefault((reservation.by, reservation.value), []).append(number)
+        self._fresh = iter(self._pool)
+        self._returned.clear()
+        self._rebuild_expiring()
 
-    def size(self) -> int:
-        """How many addresses the pool has."""
-        return self._last - self._first + 1
-
-    def of(self, mac: MacAddress) -> Lease | None:
-        """The lease or offer that the client has or had."""
-        address = self._by_mac.get(mac)
-        return None if address is None else self._by_address[address]
+    def leases(self) -> list[Lease]:
+        """All leases, the ended ones too."""
+        return list(self._leases.values())
 
     def owner(self, address: IPv4Address) -> MacAddress | None:
         """Who has or had the address last."""
-        lease = self._by_address.get(address)
-        return None if lease is None or lease.declined else lease.mac
+        lease = self._leases.get(int(address))
+        return None if lease is None or lease.declined else lease.claimant.mac
 
-    def may_have(self, mac: MacAddress, address: IPv4Address, now: datetime) -> bool:
+    def lease_of(self, mac: MacAddress) -> Lease | None:
+        """The lease that the client has or had."""
+        number = self._by_mac.get(mac)
+        return None if number is None else self._leases[number]
+
+    def may_have(self, claimant: Claimant, address: IPv4Address, now: datetime) -> bool:
         """Whether the client can be given this very address."""
-        if not self._first <= int(address) <= self._last or int(address) == self._ours:
-            return False
-        lease = self._by_address.get(address)
-        return lease is None or (lease.mac == mac and not lease.declined) or lease.expires_at <= now
+        return self._may_have(self._recognised(claimant), int(address), now)
 
-    def choose(self, mac: MacAddress, requested: IPv4Address | None, now: datetime) -> IPv4Address | None:
-        """The address for a client: its own, else the one it asks for, else a free one; None if the pool is full."""
-        own = self._by_mac.get(mac)
-        for candidate in (own, requested):
-            if candidate is not None and self.may_have(mac, candidate, now):
-                return candidate
-        return self._unused() or self._expired(now)
+    def is_known(self, address: IPv4Address, now: datetime) -> bool:
+        """Whether somebody has a lease of the address, or it is reserved: that we know whose it is."""
+        lease = self._leases.get(int(address))
+        return int(address) in self._reserved or (lease is not None and lease.expires_at > now)
 
-    def hold(self, mac: MacAddress, address: IPv4Address, now: datetime) -> None:
-        """Keep an offered address for the client; an offer never shortens what it has."""
-        lease = self._by_address.get(address)
-        if lease is not None and lease.mac == mac and lease.expires_at > now + HOLD:
-            return
-        self._put(Lease(str(address), mac, self._interface, now + HOLD))
+    def offer(self, claimant: Claimant, requested: IPv4Address | None, now: datetime) -> IPv4Address | None:
+        """Choose an address by the order above and hold it for the client; None if the pool is exhausted."""
+        claimant = self._recognised(claimant)
+        number = self._wished(claimant, requested, now)
+        if number is None:
+            number = self._free(now)
+        if number is None:
+            return None
+        self._hold(claimant.mac, number, now)
+        return IPv4Address(number)
 
-    def grant(self, mac: MacAddress, address: IPv4Address, now: datetime, duration: timedelta) -> Lease:
-        """Lease the address to the client; save what this gives before the DHCPACK leaves."""
-        lease = Lease(str(address), mac, self._interface, now + duration)
+    def withdraw(self, mac: MacAddress) -> None:
+        """The client took another server's offer."""
+        self._withdraw(mac)
+
+    def grant(self, claimant: Claimant, address: IPv4Address, now: datetime, duration: timedelta) -> tuple[Lease, ...]:
+        """
+        Lease the address to the client, and end the lease that it has of another.
+
+        Save all that this gives before the DHCPACK leaves: the first is the new lease.
+        """
+        self._withdraw(claimant.mac)
+        lease = Lease(address, self._recognised(claimant), now + duration)
+        left = self.lease_of(claimant.mac)
         self._put(lease)
-        return lease
+        if left is None or left.address == address or left.expires_at <= now:
+            return (lease,)
+        return lease, self._end(left, now)
 
     def decline(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease | None:
-        """Quarantine an address that its client found in use; None if it never had it."""
-        lease = self._by_address.get(address)
-        if lease is None or lease.mac != mac:
+        """Quarantine an address that its client found in use; None if the client does not have it."""
+        number = int(address)
+        if mac not in (self._holder(number), self._offered_to(number)):
             return None
-        self._by_mac.pop(mac, None)
-        bad = Lease(str(address), mac, self._interface, now + QUARANTINE, declined=True)
-        self._by_address[address] = bad
+        return self.quarantine(mac, address, now)
+
+    def quarantine(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease:
+        """Keep an address from everybody, because somebody uses it who has no lease; `mac` found out."""
+        number = int(address)
+        offer = self._offers.get(number)
+        if offer is not None:
+            self._withdraw(offer.mac)
+        bad = Lease(address, Claimant(mac), now + QUARANTINE, declined=True)
+        self._put(bad)
         return bad
 
     def release(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease | None:
         """End a lease at once; the client gets the same address again if nobody needs it meanwhile."""
-        lease = self._by_address.get(address)
-        if lease is None or lease.mac != mac or lease.declined:
+        lease = self._leases.get(int(address))
+        if lease is None or lease.claimant.mac != mac or lease.declined:
             return None
-        ended = Lease(str(address), mac, self._interface, now)
-        self._by_address[address] = ended
-        return ended
+        return self._end(lease, now)
 
-    def _put(self, lease: Lease) -> None:
-        address = IPv4Address(lease.address)
-        before = self._by_address.get(address)
-        if before is not None and before.mac != lease.mac and self._by_mac.get(before.mac) == address:
-            del self._by_mac[before.mac]
-        old = self._by_mac.get(lease.mac)
-        if old is not None and old != address:
-            del self._by_address[old]
-        self._by_address[address] = lease
-        if not lease.declined:
-            self._by_mac[lease.mac] = address
+    def census(self, now: datetime) -> Census:
+        """Count; costs a look at every lease."""
+        live = [lease for lease in self._leases.values() if lease.expires_at > now]
+        return Census(
+            total=len(self._pool),
+            leased=sum(not lease.declined for lease in live),
+            offered=sum(offer.at + HOLD > now for offer in self._offers.values()),
+            quarantined=sum(lease.declined for lease in live),
+            reserved=sum(number in self._pool for number in self._reserved),
+        )
 
-    def _unused(self) -> IPv4Address | None:
-        while self._next_unused <= self._last:
-            address = IPv4Address(self._next_unused)
-            self._next_unused += 1
-            if address not in self._by_address and int(address) != self._ours:
-                return address
+    def exhaustion(self, now: datetime) -> str | None:
+        """
+        How the pool is used, for a warning; None if that was said within the last minute.
+
+        Counting looks at every lease, and floods come just when the pool is exhausted.
+        """
+        if self._lamented_at is not None and now < self._lamented_at + timedelta(minutes=1):
+            return None
+        self._lamented_at = now
+        return f"the pool is exhausted: {self.census(now)}"
+
+    # --- inside ---
+
+    def _wished(self, claimant: Claimant, requested: IPv4Address | None, now: datetime) -> int | None:
+        """The best address that the client has a title or a wish to, if it may have one."""
+        wishes = [self._by_mac.get(claimant.mac), self._offer_of.get(claimant.mac)]
+        if requested is not None:
+            wishes.append(int(requested))
+        for number in (*self._reserved_for(claimant), *wishes):
+            if number is not None and self._may_have(claimant, number, now):
+                return number
         return None
 
-    def _expired(self, now: datetime) -> IPv4Address | None:
-        """The one that expired first; also finds what `_put` freed when a client moved."""
-        for number in range(self._first, self._last + 1):
-            if IPv4Address(number) not in self._by_address and number != self._ours:
-                return IPv4Address(number)
-        oldest = min(self._by_address.values(), key=lambda lease: lease.expires_at, default=None)
-        return IPv4Address(oldest.address) if oldest is not None and oldest.expires_at <= now else None
+    def _reserved_for(self, claimant: Claimant) -> list[int]:
+        if not self._reserved:
+            return []
+        names = (
+            (ReservedBy.MAC, claimant.mac),
+            (ReservedBy.UUID, claimant.uuid),
+            (ReservedBy.CIRCUIT_ID, claimant.circuit_id),
+        )
+        return [number for name in names for number in self._named.get(name, ())]
+
+    def _hold(self, mac: MacAddress, number: int, now: datetime) -> None:
+        self._withdraw(mac)
+        lease = self._leases.get(number)
+        if lease is not None and lease.claimant.mac == mac and lease.expires_at > now + HOLD:
+            return  # Its lease holds it longer than the offer would.
+        outdated = self._offers.get(number)
+        if outdated is not None:
+            self._withdraw(outdated.mac)
+        self._offers[number] = _Offer(mac, now)
+        self._offer_of[mac] = number
+
+    def _recognised(self, claimant: Claimant) -> Claimant:
+        """The claimant with what it told when it got its lease: systems do not tell the UUID that their firmware told."""
+        number = self._by_mac.get(claimant.mac)
+        if number is None:
+            return claimant
+        before = self._leases[number].claimant
+        if before == claimant:
+            return before
+        if claimant.circuit_id:
+            return replace(claimant, uuid=claimant.uuid or before.uuid)
+        return replace(before, uuid=claimant.uuid or before.uuid)
+
+    def _may_have(self, claimant: Claimant, number: int, now: datetime) -> bool:
+        lease = self._leases.get(number)
+        if lease is not None and lease.expires_at > now and (lease.declined or lease.claimant.mac != claimant.mac):
+            return False
+        offer = self._offers.get(number)
+        if offer is not None and offer.mac != claimant.mac and offer.at + HOLD > now:
+            return False
+        reservation = self._reserved.get(number)
+        return number in self._pool if reservation is None else reservation.is_for(claimant)
+
+    def _holder(self, number: int) -> MacAddress | None:
+        lease = self._leases.get(number)
+        return None if lease is None or lease.declined else lease.claimant.mac
+
+    def _offered_to(self, number: int) -> MacAddress | None:
+        offer = self._offers.get(number)
+        return None if offer is None else offer.mac
+
+    def _put(self, lease: Lease) -> None:
+        number, mac = int(lease.address), lease.claimant.mac
+        holder = self._holder(number)
+        if holder is not None and holder != mac and self._by_mac.get(holder) == number:
+            del self._by_mac[holder]
+        self._leases[number] = lease
+        if not lease.declined:
+            self._by_mac[mac] = number
+        elif self._by_mac.get(mac) == number:
+            del self._by_mac[mac]
+        self._expires(lease)
+
+    def _end(self, lease: Lease, now: datetime) -> Lease:
+        ended = replace(lease, expires_at=now)
+        self._leases[int(lease.address)] = ended
+        self._expires(ended)
+        return ended
+
+    def _withdraw(self, mac: MacAddress) -> None:
+        """Forget what is offered to the client, and let others have it."""
+        number = self._offer_of.pop(mac, None)
+        if number is None:
+            return
+        del self._offers[number]
+        lease = self._leases.get(number)
+        if lease is None:
+            self._returned[number] = None
+        else:
+            self._expires(lease)
+
+    def _free(self, now: datetime) -> int | None:
+        """An address for somebody new."""
+        self._forget_offers(now - HOLD)
+        number = self._unused()
+        if number is None:
+            number = self._expired(now)
+        if number is None and self._forget_offers(now - TAKE_UP):
+            number = self._unused()
+            if number is None:
+                number = self._expired(now)
+        return number
+
+    def _unused(self) -> int | None:
+        """One without a lease: never used, else given back."""
+        for number in self._fresh:
+            if self._is_unused(number):
+                return number
+        while self._returned:
+            number = next(iter(self._returned))
+            del self._returned[number]
+            if self._is_unused(number) and number in self._pool:
+                return number
+        return None
+
+    def _is_unused(self, number: int) -> bool:
+        return number not in self._leases and number not in self._offers and number not in self._reserved
+
+    def _expired(self, now: datetime) -> int | None:
+        """The one whose lease expired first."""
+        while self._expiring and self._expiring[0][0] <= now:
+            expired_at, number = heapq.heappop(self._expiring)
+            lease = self._leases.get(number)
+            if lease is None or lease.expires_at != expired_at:
+                continue  # It was renewed or replaced since.
+            if number not in self._offers and number not in self._reserved and number in self._pool:
+                return number
+        return None
+
+    def _forget_offers(self, before: datetime) -> bool:
+        """Withdraw the offers that were made before then; whether there were any."""
+        old = []
+        for offer in self._offers.values():
+            if offer.at > before:
+                break
+            old.append(offer.mac)
+        for mac in old:
+            self._withdraw(mac)
+        return bool(old)
+
+    def _expires(self, lease: Lease) -> None:
+        heapq.heappush(self._expiring, (lease.expires_at, int(lease.address)))
+        if len(self._expiring) > 2 * len(self._leases) + 64:
+            self._rebuild_expiring()
+
+    def _rebuild_expiring(self) -> None:
+        """Each renewal leaves an outdated entry behind; once they are the most, start over."""
+        self._expiring = [(lease.expires_at, number) for number, lease in self._leases.items()]
+        heapq.heapify(self._expiring)

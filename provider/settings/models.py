@@ -7,13 +7,15 @@ exists; its docstring gives type, unit and consequence. `planning` never sees th
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -63,26 +65,82 @@ class DhcpMode(StrEnum):
     OFF = "off"
 
 
-class Pool(Model):
-    """An inclusive range of addresses."""
+def _span(value: object) -> object:
+    """One address is a range too."""
+    return {"first": value, "last": value} if isinstance(value, str | IPv4Address) else value
+
+
+def _several(value: object) -> object:
+    """One of a kind, written without the list around it."""
+    return (value,) if isinstance(value, dict | Model) else value
+
+
+class Range(Model):
+    """Addresses, both ends included."""
 
     first: IPv4Address
-    """Lowest address that is leased."""
+    """Lowest address."""
     last: IPv4Address
-    """Highest address that is leased."""
+    """Highest address."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if self.last < self.first:
+            raise ValueError("last is below first")
+        return self
 
 
-class InterfaceSettings(Model):
-    """One network interface that machines boot on."""
+class ReservationSettings(Model):
+    """An address that one client gets and nobody else; exactly one of mac, uuid, circuit_id."""
 
-    name: str
-    """Interface name, such as eth1."""
-    dhcp: DhcpMode = DhcpMode.PROXY
-    """server: we lease addresses; proxy: another server does, we add the boot part; off: no DHCP here."""
-    address: IPv4Address | None = None
-    """Our address on it. Default: the first IPv4 address that the interface has."""
-    pool: Pool | None = None
-    """Addresses to lease; required with `dhcp: server`, useless otherwise."""
+    address: IPv4Address
+    """In the network; inside a pool or beside it."""
+    mac: str | None = None
+    """MAC address of the interface that boots."""
+    uuid: str | None = None
+    """SMBIOS UUID, as firmware tells it in option 97."""
+    circuit_id: str | None = None
+    """Switch port behind a relay (option 82), as text, or as `0x` and hex digits."""
+    remote_id: str = ""
+    """With a circuit_id: of the relay that calls itself so (option 82). Default: of any."""
+
+    @field_validator("mac")
+    @classmethod
+    def _spell_mac(cls, value: str | None) -> str | None:
+        return None if value is None else mac.parse(value)
+
+    @field_validator("uuid")
+    @classmethod
+    def _spell_uuid(cls, value: str | None) -> str | None:
+        return None if value is None else str(UUID(value))
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ReservationSettings:
+        if sum(value is not None for value in (self.mac, self.uuid, self.circuit_id)) != 1:
+            raise ValueError("give exactly one of mac, uuid, circuit_id")
+        if self.remote_id and self.circuit_id is None:
+            raise ValueError("remote_id goes with circuit_id")
+        return self
+
+
+class RouteSettings(Model):
+    """A static route that clients are told of."""
+
+    to: IPv4Network
+    """Where it leads."""
+    via: IPv4Address
+    """The gateway."""
+
+
+class LeaseSettings(Model):
+    """How the addresses of one subnet are leased."""
+
+    pool: Annotated[tuple[Range, ...], BeforeValidator(_several)] = ()
+    """Addresses to lease: one range (first, last), or a list of them."""
+    exclude: tuple[Annotated[Range, BeforeValidator(_span)], ...] = ()
+    """Addresses in the pool that are somebody's already: single ones, or ranges (first, last). Our own always is."""
+    reservations: tuple[ReservationSettings, ...] = ()
+    """Addresses for certain clients. More can be made while we run: `bootwright lease reserve`."""
     lease_time: Duration = timedelta(hours=1)
     """Lease of an operating system or agent. Firmware and iPXE get `boot_lease_time`."""
     boot_lease_time: Duration = timedelta(minutes=2)
@@ -91,20 +149,64 @@ class InterfaceSettings(Model):
     """Default gateway handed out (option 3). Default: none."""
     dns: tuple[IPv4Address, ...] = ()
     """Name servers handed out (option 6)."""
+    ntp: tuple[IPv4Address, ...] = ()
+    """Time servers handed out (option 42)."""
     domain: str = ""
     """Domain name handed out (option 15)."""
+    search: tuple[str, ...] = ()
+    """Domains that clients look names up in (option 119)."""
+    routes: tuple[RouteSettings, ...] = ()
+    """Static routes handed out (option 121); the router goes with them."""
+    mtu: int | None = Field(default=None, ge=576, le=65535)
+    """MTU handed out (option 26), in bytes. Default: none; clients take 1500."""
+    tftp_server_name: str = ""
+    """Option 66 for devices that are no boot clients, such as phones and switches, if they ask for it."""
+    tftp_servers: tuple[IPv4Address, ...] = ()
+    """Option 150 for them."""
+    boot_file: str = ""
+    """Option 67 for them."""
+
+    @field_validator("search")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"(?!.{254})[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", name):
+                raise ValueError(f"{name!r} is not a domain name")
+        return value
+
+
+class InterfaceSettings(LeaseSettings):
+    """One network interface that machines boot on. How addresses are leased counts with `dhcp: server` only."""
+
+    name: str
+    """Interface name, such as eth1."""
+    dhcp: DhcpMode = DhcpMode.PROXY
+    """server: we lease addresses; proxy: another server does, we add the boot part; off: no DHCP here."""
+    address: IPv4Address | None = None
+    """Our address on it. Default: the first IPv4 address that the interface has."""
     hasten_ipxe: bool = True
     """Answer the router solicitations of machines that are booting with an empty, unicast router advertisement.
     Without one, iPXE builds with IPv6 wait 13 s for a router. It gives no prefix and no default route."""
 
     @model_validator(mode="after")
     def _pool_fits_mode(self) -> InterfaceSettings:
-        if self.dhcp is DhcpMode.SERVER and self.pool is None:
+        if self.dhcp is DhcpMode.SERVER and not self.pool and not self.reservations:
             raise ValueError("dhcp: server needs a pool (first, last)")
-        if self.dhcp is not DhcpMode.SERVER and self.pool is not None:
+        if self.dhcp is not DhcpMode.SERVER and (self.pool or self.reservations):
             raise ValueError("a pool is used with dhcp: server only; remove it or change dhcp")
-        if self.pool is not None and self.pool.last < self.pool.first:
-            raise ValueError("pool.last is below pool.first")
+        return self
+
+
+class SubnetSettings(LeaseSettings):
+    """One network behind relays that send its clients' requests to an interface of ours in server mode."""
+
+    network: IPv4Network
+    """The clients' network, such as 10.88.0.0/24; relays name an address in it (giaddr, or option 82 link selection)."""
+
+    @model_validator(mode="after")
+    def _addresses_are_inside(self) -> SubnetSettings:
+        if outside := addresses_outside(self, self.network):
+            raise ValueError(f"{outside[0]} cannot be leased in {self.network}")
         return self
 
 
@@ -113,6 +215,8 @@ class NetworkSettings(Model):
 
     interfaces: tuple[InterfaceSettings, ...] = Field(min_length=1)
     """At least one."""
+    subnets: tuple[SubnetSettings, ...] = ()
+    """Networks behind relays."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> NetworkSettings:
@@ -120,6 +224,23 @@ class NetworkSettings(Model):
         if len(set(names)) != len(names):
             raise ValueError("an interface is listed twice")
         return self
+
+    @model_validator(mode="after")
+    def _subnets_are_served(self) -> NetworkSettings:
+        if self.subnets and all(interface.dhcp is not DhcpMode.SERVER for interface in self.interfaces):
+            raise ValueError("subnets behind relays need an interface with dhcp: server")
+        for one, other in itertools.combinations([subnet.network for subnet in self.subnets], 2):
+            if one.overlaps(other):
+                raise ValueError(f"the subnets {one} and {other} overlap")
+        return self
+
+
+def addresses_outside(settings: LeaseSettings, network: IPv4Network) -> list[IPv4Address]:
+    """Addresses to lease that are not in the network, or not for hosts."""
+    ends = [address for each in settings.pool for address in (each.first, each.last)]
+    reserved = [reservation.address for reservation in settings.reservations]
+    special = (network.network_address, network.broadcast_address) if network.prefixlen < 31 else ()
+    return [address for address in (*ends, *reserved) if address not in network or address in special]
 
 
 class TftpSettings(Model):

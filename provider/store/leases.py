@@ -1,18 +1,30 @@
-"""DHCP leases on disk: `save` returns after the commit, and many callers share one."""
+"""DHCP leases and the operator's reservations on disk. Whatever is saved is there when the call returns."""
 
 from __future__ import annotations
 
-from sqlalchemy import delete
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
+import sqlalchemy
+from sqlalchemy import bindparam, delete
 from sqlmodel import Session, col, select
 
-from provider.domain.lease import Lease
+from provider.domain.lease import Lease, Reservation
 from provider.store import rows
 from provider.store.database import Database
-from provider.store.tables import LeaseRow
+from provider.store.tables import LeaseRow, ReservationRow, UtcDateTime
+
+_PUT = sqlalchemy.text(
+    "INSERT INTO lease (address, mac, uuid, circuit_id, remote_id, expires_at, declined)"
+    " VALUES (:address, :mac, :uuid, :circuit_id, :remote_id, :expires_at, :declined)"
+    " ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, uuid = excluded.uuid, circuit_id = excluded.circuit_id,"
+    " remote_id = excluded.remote_id, expires_at = excluded.expires_at, declined = excluded.declined"
+).bindparams(bindparam("expires_at", type_=UtcDateTime))
+"""Past the object mapper, because a boot storm leases thousands of addresses a second."""
 
 
 class LeaseStore:
-    """Repository of leases; one per interface and address."""
+    """Repository of leases, one for each address, and of reservations, likewise."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,26 +35,49 @@ class LeaseStore:
             lambda session: [rows.lease(row) for row in session.exec(select(LeaseRow)).all()]
         )
 
-    async def save(self, lease: Lease) -> None:
-        """Write one lease; when this returns, it survives `kill -9` and a power cut."""
+    async def save(self, leases: Sequence[Lease]) -> None:
+        """
+        Write leases in one commit; of two for one address the later counts. Then they survive `kill -9` and a power cut.
+
+        Raises:
+            TemporaryError: If the disk does not take them.
+        """
+        values = [rows.lease_values(lease) for lease in leases]
+
+        def write(session: Session) -> None:
+            session.connection().execute(_PUT, values)
+
+        await self._database.write(write)
+
+    async def reservations(self) -> list[Reservation]:
+        """All reservations, by address."""
+
+        def read(session: Session) -> list[Reservation]:
+            return sorted(
+                map(rows.reservation, session.exec(select(ReservationRow)).all()), key=lambda one: one.address
+            )
+
+        return await self._database.read(read)
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Write one, in place of what was reserved at its address."""
 
         def write(session: Session) -> None:
             session.merge(
-                LeaseRow(
-                    interface=lease.interface,
-                    address=lease.address,
-                    mac=lease.mac,
-                    expires_at=lease.expires_at,
-                    declined=lease.declined,
+                ReservationRow(
+                    address=str(reservation.address),
+                    by=reservation.by.value,
+                    value=reservation.value,
+                    remote_id=reservation.remote_id,
                 )
             )
 
         await self._database.write(write)
 
-    async def release(self, interface: str, address: str) -> None:
-        """Forget one lease."""
+    async def unreserve(self, address: IPv4Address) -> None:
+        """Forget the one at this address."""
 
         def write(session: Session) -> None:
-            session.exec(delete(LeaseRow).where(col(LeaseRow.interface) == interface, col(LeaseRow.address) == address))
+            session.exec(delete(ReservationRow).where(col(ReservationRow.address) == str(address)))
 
         await self._database.write(write)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from provider.domain.bmc import PowerReading, PowerState
 from provider.domain.inventory import FirmwareKind, Inventory
-from provider.domain.lease import Lease
+from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 from provider.domain.machine import (
     Acceptance,
@@ -26,7 +27,7 @@ from provider.domain.machine import (
     RecordKind,
 )
 from provider.domain.operation import Operation, OperationKind, OperationState, WipePlan, WipeReport
-from provider.store.tables import BmcRow, LeaseRow, MachineRow, OperationRow, RecordRow
+from provider.store.tables import BmcRow, LeaseRow, MachineRow, OperationRow, RecordRow, ReservationRow
 
 INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
 ALLOCATION: TypeAdapter[Allocation] = TypeAdapter(Allocation)
@@ -114,7 +115,27 @@ def record(row: RecordRow) -> Record:
 
 def lease(row: LeaseRow) -> Lease:
     """One lease."""
-    return Lease(row.address, MacAddress(row.mac), row.interface, row.expires_at, row.declined)
+    claimant = Claimant(MacAddress(row.mac), row.uuid, row.circuit_id, row.remote_id)
+    return Lease(IPv4Address(row.address), claimant, row.expires_at, row.declined)
+
+
+def lease_values(lease: Lease) -> dict[str, object]:
+    """The other way, for a statement of its own."""
+    claimant = lease.claimant
+    return {
+        "address": str(lease.address),
+        "mac": claimant.mac,
+        "uuid": claimant.uuid,
+        "circuit_id": claimant.circuit_id,
+        "remote_id": claimant.remote_id,
+        "expires_at": lease.expires_at,
+        "declined": lease.declined,
+    }
+
+
+def reservation(row: ReservationRow) -> Reservation:
+    """One reservation."""
+    return Reservation(IPv4Address(row.address), ReservedBy(row.by), row.value, row.remote_id)
 
 
 def _facts(row: MachineRow, bmc: BmcRow | None, newest: OperationRow | None, records: list[RecordRow]) -> Facts:

@@ -203,12 +203,25 @@ class CounterRow(SQLModel, table=True):
 
 
 class LeaseRow(SQLModel, table=True):
-    """A DHCP lease."""
+    """A DHCP lease, or an address in quarantine."""
 
     __tablename__ = "lease"
 
-    interface: str = Field(primary_key=True)
     address: str = Field(primary_key=True)
     mac: str = Field(index=True)
+    uuid: str = ""
+    circuit_id: str = ""
+    remote_id: str = ""
     expires_at: datetime = _time(nullable=False)
     declined: bool = False
+
+
+class ReservationRow(SQLModel, table=True):
+    """An address that an operator keeps for one client."""
+
+    __tablename__ = "reservation"
+
+    address: str = Field(primary_key=True)
+    by: str
+    value: str
+    remote_id: str = ""

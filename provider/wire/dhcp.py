@@ -2,16 +2,18 @@
 DHCP messages: RFC 2131 section 2, options as in RFC 2132, long options as in RFC 3396, overload as in RFC 2132 9.3.
 
 `decode` and `encode` are the hot path of a boot storm, so they are plain slices and one `struct` each. Options are kept as
-raw bytes by code; the accessors of `Packet` and the `encode_*` helpers know the shapes of those that we use.
+raw bytes by code; the accessors of `Packet` and the `encode_*` helpers know the shapes of those that we use. Options that
+do not fit into what a client can take go into `file` and `sname`, if these are free, and the last ones are left out:
+whoever builds a packet puts the important ones first.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain import mac as macs
 from provider.domain.errors import MalformedPacketError
@@ -22,10 +24,16 @@ BOOTREPLY = 2
 BROADCAST_FLAG = 0x8000
 MAGIC = b"\x63\x82\x53\x63"
 NOWHERE = IPv4Address(0)
+_ZERO = bytes(4)
 
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _MINIMUM = _HEADER.size  # 240: header and magic cookie.
 _SHORTEST_SENT = 300  # BOOTP clients and some relays drop anything shorter (RFC 1542 section 2.1).
+_EVERYBODY_TAKES = 576  # RFC 2131 section 2: an IP datagram that each client must be able to receive.
+_ETHERNET_TAKES = 1500
+_IP_AND_UDP = 28
+_FILE = slice(108, 236)
+_SNAME = slice(44, 108)
 
 
 class MessageType(IntEnum):
@@ -50,7 +58,9 @@ class Option(IntEnum):
     DNS = 6
     HOST_NAME = 12
     DOMAIN_NAME = 15
+    INTERFACE_MTU = 26
     BROADCAST_ADDRESS = 28
+    NTP_SERVERS = 42
     VENDOR_SPECIFIC = 43
     REQUESTED_ADDRESS = 50
     LEASE_TIME = 51
@@ -70,12 +80,26 @@ class Option(IntEnum):
     RELAY_AGENT = 82  # RFC 3046
     CLIENT_ARCH = 93  # RFC 4578 section 2.1
     CLIENT_UUID = 97  # RFC 4578 section 2.3
+    DOMAIN_SEARCH = 119  # RFC 3397
+    STATIC_ROUTES = 121  # RFC 3442
     TFTP_SERVER_ADDRESS = 150  # RFC 5859
     IPXE = 175  # Encapsulated options of iPXE (ipxe.org/howto/dhcpd)
     END = 255
 
 
-@dataclass(frozen=True)
+class RelayOption(IntEnum):
+    """Sub-options of option 82 (RFC 3046 section 2 unless another is named)."""
+
+    CIRCUIT_ID = 1
+    REMOTE_ID = 2
+    LINK_SELECTION = 5  # RFC 3527
+    SERVER_ID_OVERRIDE = 11  # RFC 5107
+
+
+_TYPES = (None, *MessageType)
+
+
+@dataclass(frozen=True, slots=True)
 class Packet:
     """One message. Addresses that are not set are 0.0.0.0; `options` hold raw values by code, in order."""
 
@@ -99,14 +123,26 @@ class Packet:
     def message_type(self) -> MessageType | None:
         """Option 53, or None for plain BOOTP or an unknown type."""
         value = self.options.get(Option.MESSAGE_TYPE, b"")
-        if len(value) != 1 or not 1 <= value[0] <= len(MessageType):
-            return None
-        return MessageType(value[0])
+        return _TYPES[value[0]] if len(value) == 1 and value[0] < len(_TYPES) else None
 
     @property
     def wants_broadcast(self) -> bool:
         """The client cannot receive unicast before it has an address (RFC 2131 section 4.1)."""
         return bool(self.flags & BROADCAST_FLAG)
+
+    @property
+    def largest_answer(self) -> int:
+        """
+        Bytes of UDP payload that the client takes: option 57, which counts the IP and UDP headers, within reason.
+
+        Option 82 comes on top, because the relay takes it out again.
+        """
+        value = self.options.get(Option.MAXIMUM_SIZE, b"")
+        asked = int.from_bytes(value, "big") if len(value) == 2 else 0
+        relay = self.options.get(Option.RELAY_AGENT)
+        return (
+            min(max(asked, _EVERYBODY_TAKES), _ETHERNET_TAKES) - _IP_AND_UDP + (0 if relay is None else 2 + len(relay))
+        )
 
     def address(self, code: Option) -> IPv4Address | None:
         """An option that holds one address; None if it is missing or has another length."""
@@ -138,14 +174,14 @@ def decode(raw: bytes) -> Packet:
         raise MalformedPacketError("the magic cookie is missing", field="magic", offset=236)
     options: dict[int, bytes] = {}
     _options(raw, _MINIMUM, len(raw), options)
-    overload = options.pop(Option.OVERLOAD, b"\0")[:1]
-    if overload in (b"\1", b"\3"):
-        _options(raw, 108, 236, options)
-        file = b""
-    if overload in (b"\2", b"\3"):
-        _options(raw, 44, 108, options)
-        sname = b""
-    options.pop(Option.OVERLOAD, None)
+    if overload := options.pop(Option.OVERLOAD, b""):
+        if overload[0] & 1:
+            _options(raw, _FILE.start, _FILE.stop, options)
+            file = b""
+        if overload[0] & 2:
+            _options(raw, _SNAME.start, _SNAME.stop, options)
+            sname = b""
+        options.pop(Option.OVERLOAD, None)
     return Packet(
         op=op,
         xid=xid,
@@ -154,19 +190,19 @@ def decode(raw: bytes) -> Packet:
         hops=hops,
         secs=secs,
         flags=flags,
-        ciaddr=IPv4Address(ciaddr),
-        yiaddr=IPv4Address(yiaddr),
-        siaddr=IPv4Address(siaddr),
-        giaddr=IPv4Address(giaddr),
+        ciaddr=NOWHERE if ciaddr == _ZERO else IPv4Address(ciaddr),
+        yiaddr=NOWHERE if yiaddr == _ZERO else IPv4Address(yiaddr),
+        siaddr=NOWHERE if siaddr == _ZERO else IPv4Address(siaddr),
+        giaddr=NOWHERE if giaddr == _ZERO else IPv4Address(giaddr),
         sname=sname.rstrip(b"\0"),
         file=file.rstrip(b"\0"),
     )
 
 
-def encode(packet: Packet) -> bytes:
+def encode(packet: Packet, largest: int = _ETHERNET_TAKES - _IP_AND_UDP) -> bytes:
     """
-    Build the UDP payload, padded to 300 bytes. Options stand in the order of the mapping, message type first as
-    RFC 2131 section 4.3.1 has it; values over 255 bytes are split (RFC 3396).
+    Build the UDP payload, padded to 300 bytes and at most `largest`. Options stand in the order of the mapping, message
+    type first as RFC 2131 section 4.3.1 has it; values over 255 bytes are split (RFC 3396).
     """
     header = _HEADER.pack(
         packet.op,
@@ -187,13 +223,44 @@ def encode(packet: Packet) -> bytes:
     )
     parts = [header]
     for code, value in packet.options.items():
-        if not value:
-            parts.append(bytes((code, 0)))
-        for start in range(0, len(value), 255):
-            chunk = value[start : start + 255]
-            parts.append(bytes((code, len(chunk))) + chunk)
+        if len(value) < 256:
+            parts += (bytes((code, len(value))), value)
+        else:
+            parts.append(_encode_long(code, value))
     parts.append(b"\xff")
-    return b"".join(parts).ljust(_SHORTEST_SENT, b"\0")
+    raw = b"".join(parts)
+    return raw.ljust(_SHORTEST_SENT, b"\0") if len(raw) <= largest else _encode_overloaded(packet, header, largest)
+
+
+def _encode_long(code: int, value: bytes) -> bytes:
+    """An option, in pieces if it has more than 255 bytes (RFC 3396 section 5)."""
+    chunks = [value[start : start + 255] for start in range(0, len(value), 255)] or [b""]
+    return b"".join(bytes((code, len(chunk))) + chunk for chunk in chunks)
+
+
+def _encode_overloaded(packet: Packet, header: bytes, largest: int) -> bytes:
+    """Spread the options over the options field and whichever of `file` and `sname` is free (RFC 2132 section 9.3)."""
+    areas = [bytearray(), bytearray(), bytearray()]  # Options, file, sname: the order in which they are read.
+    rooms = [
+        largest - _MINIMUM - 4,  # Option 52 and the end.
+        0 if packet.file else _FILE.stop - _FILE.start - 1,
+        0 if packet.sname else _SNAME.stop - _SNAME.start - 1,
+    ]
+    for code, value in packet.options.items():
+        option = _encode_long(code, value)
+        for area, room in zip(areas, rooms, strict=True):
+            if len(area) + len(option) <= room:
+                area += option
+                break
+    raw = bytearray(header)
+    options, file, sname = areas
+    if file:
+        raw[_FILE] = (file + b"\xff").ljust(_FILE.stop - _FILE.start, b"\0")
+    if sname:
+        raw[_SNAME] = (sname + b"\xff").ljust(_SNAME.stop - _SNAME.start, b"\0")
+    overload = bool(file) | bool(sname) << 1
+    raw += options + (bytes((Option.OVERLOAD, 1, overload)) if overload else b"") + b"\xff"
+    return bytes(raw).ljust(_SHORTEST_SENT, b"\0")
 
 
 def encode_addresses(*addresses: IPv4Address) -> bytes:
@@ -204,6 +271,29 @@ def encode_addresses(*addresses: IPv4Address) -> bytes:
 def encode_seconds(seconds: int) -> bytes:
     """The value of an option that is a time in seconds; 0xffffffff means for ever."""
     return struct.pack("!I", max(0, min(seconds, 0xFFFFFFFF)))
+
+
+def encode_domains(domains: Iterable[str]) -> bytes:
+    """The value of option 119 (RFC 3397): names as DNS writes them (RFC 1035 section 3.1), not compressed."""
+    return b"".join(
+        b"".join(bytes((len(label),)) + label.encode() for label in domain.rstrip(".").split(".")) + b"\0"
+        for domain in domains
+    )
+
+
+def encode_routes(routes: Iterable[tuple[IPv4Network, IPv4Address]]) -> bytes:
+    """The value of option 121 (RFC 3442): for each route its prefix length, the prefix's own bytes, and the gateway."""
+    return b"".join(
+        bytes((to.prefixlen,)) + to.network_address.packed[: (to.prefixlen + 7) // 8] + gateway.packed
+        for to, gateway in routes
+    )
+
+
+def relay_text(value: bytes) -> str:
+    """A circuit-id or remote-id for people: as text if it is printable ASCII, else as 0x and hex digits."""
+    if all(0x20 < byte < 0x7F for byte in value):
+        return value.decode("ascii")
+    return "0x" + value.hex()
 
 
 def decode_suboptions(value: bytes) -> dict[int, bytes]:

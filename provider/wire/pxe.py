@@ -43,7 +43,7 @@ _IPXE_FEATURE_EFI = 0x24
 _IPXE_NO_PXEDHCP = 0xB0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Client:
     """What a boot client says of itself."""
 
@@ -57,6 +57,11 @@ class Client:
     """Lower case with dashes, or empty."""
     valid: bool = True
     """False if option 97 is there and malformed: such a packet is not from firmware (edge case 1)."""
+
+    @property
+    def boots(self) -> bool:
+        """Whether it asks for network boot at all."""
+        return self.is_pxe or self.is_http or self.is_ipxe
 
 
 def client(packet: Packet) -> Client:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -16,22 +17,26 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from provider.domain.errors import PermanentError
-from provider.domain.lease import Lease
+from provider.domain.lease import Lease, Reservation
 from provider.domain.mac import MacAddress
 from provider.kit.clock import utc_now
+from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import DhcpServer
-from provider.planning.offer import Scope
+from provider.planning.reply import Scope
+from provider.planning.subnets import Leasing, device_options, site_options
 from tests.integration.wires import Wire, must, wire
 
-POOL = (IPv4Address("10.77.0.100"), IPv4Address("10.77.0.199"))
+NETWORK = IPv4Network("10.77.0.0/24")
+LEASING = Leasing(((IPv4Address("10.77.0.100"), IPv4Address("10.77.0.199")),))
 
 
 class Notebook:
     """Leases in memory, and what was noted."""
 
     def __init__(self) -> None:
-        self.leases: dict[str, Lease] = {}
+        self.changed = Signal()
+        self.leases: dict[IPv4Address, Lease] = {}
         self.noted: list[tuple[MacAddress, str, dict[str, object]]] = []
         self.left_alone: set[MacAddress] = set()
         self.disk_is_quick = asyncio.Event()
@@ -41,10 +46,13 @@ class Notebook:
     async def load(self) -> list[Lease]:
         return list(self.leases.values())
 
-    async def save(self, lease: Lease) -> None:
+    async def save(self, leases: Sequence[Lease]) -> None:
         self.save_began.set()
         await self.disk_is_quick.wait()
-        self.leases[lease.address] = lease
+        self.leases |= {lease.address: lease for lease in leases}
+
+    def reservations(self) -> Sequence[Reservation]:
+        return ()
 
     def may_netboot(self, mac: MacAddress) -> bool:
         return mac not in self.left_alone
@@ -57,7 +65,7 @@ def scope(cable: Wire, *, proxy: bool = False) -> Scope:
     return Scope(
         interface=cable.ours,
         address=IPv4Address("10.77.0.1"),
-        network=IPv4Network("10.77.0.0/24"),
+        network=NETWORK,
         proxy=proxy,
         http_port=8080,
         boot_files=frozenset({"undionly.kpxe", "snponly.efi"}),
@@ -65,9 +73,12 @@ def scope(cable: Wire, *, proxy: bool = False) -> Scope:
 
 
 @asynccontextmanager
-async def serving(cable: Wire, notebook: Notebook, *, proxy: bool = False) -> AsyncIterator[DhcpServer]:
+async def serving(
+    cable: Wire, notebook: Notebook, *, proxy: bool = False, leasing: Leasing = LEASING, address: str = "10.77.0.1"
+) -> AsyncIterator[DhcpServer]:
     """Run the server as the daemon does."""
-    server = DhcpServer([scope(cable, proxy=proxy)], {} if proxy else {cable.ours: POOL}, notebook, notebook, utc_now)
+    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address))]
+    server = DhcpServer(scopes, {} if proxy else {NETWORK: leasing}, notebook, notebook, notebook, utc_now)
     await server.start()
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())
@@ -112,21 +123,89 @@ def test_busybox_gets_and_keeps_its_address() -> None:
         asyncio.run(main(cable))
 
 
+FIELD = replace(
+    LEASING,
+    options=site_options(
+        router=IPv4Address("10.77.0.254"),
+        dns=[IPv4Address("10.77.0.2"), IPv4Address("10.77.0.3")],
+        ntp=[IPv4Address("10.77.0.4")],
+        domain="rack12.example.com",
+        search=["example.com", "example.org"],
+        routes=[(IPv4Network("10.0.0.0/8"), IPv4Address("10.77.0.253"))],
+        mtu=1400,
+    ),
+    device_options=device_options(
+        tftp_server_name="tftp.example.com", boot_file="phone.cfg", tftp_servers=[IPv4Address("10.77.0.5")]
+    ),
+)
+"""Everything that an operator can tell clients."""
+
+ASKS_FOR_ALL = """
+option classless-routes code 121 = array of unsigned integer 8;
+option tftp-servers code 150 = array of ip-address;
+request subnet-mask, routers, domain-name-servers, domain-name, ntp-servers, interface-mtu, domain-search,
+    classless-routes, tftp-server-name, bootfile-name, tftp-servers;
+"""
+
+
 def test_dhclient_gets_its_options(tmp_path: Path) -> None:
-    """ISC's client does not understand what we say."""
+    """ISC's client does not understand what we say, or is not told something that it asks for."""
 
     async def main(cable: Wire) -> None:
         notebook = Notebook()
-        leases, pid = tmp_path / "leases", tmp_path / "pid"
-        arguments = ("-4", "-1", "-v", "-sf", "/bin/true", "-lf", str(leases), "-pf", str(pid), cable.theirs)
-        async with serving(cable, notebook):
-            status, output = await client(cable, "dhclient", *arguments)
+        leases, pid, config = tmp_path / "leases", tmp_path / "pid", tmp_path / "conf"
+        config.write_text(ASKS_FOR_ALL)
+        files = ("-cf", str(config), "-lf", str(leases), "-pf", str(pid))
+        async with serving(cable, notebook, leasing=FIELD):
+            status, output = await client(cable, "dhclient", "-4", "-1", "-v", "-sf", "/bin/true", *files, cable.theirs)
             assert status == 0, output
-            await client(cable, "dhclient", "-x", "-lf", str(leases), "-pf", str(pid), cable.theirs)
-        said = leases.read_text()
-        assert "option subnet-mask 255.255.255.0;" in said
-        assert "option dhcp-server-identifier 10.77.0.1;" in said
-        assert "option dhcp-lease-time 3600;" in said
+            said = leases.read_text()
+            await client(cable, "dhclient", "-x", *files, cable.theirs)
+        for option in (
+            "subnet-mask 255.255.255.0",
+            "dhcp-server-identifier 10.77.0.1",
+            "dhcp-lease-time 3600",
+            "routers 10.77.0.254",
+            "domain-name-servers 10.77.0.2,10.77.0.3",
+            "ntp-servers 10.77.0.4",
+            'domain-name "rack12.example.com"',
+            'domain-search "example.com.", "example.org."',
+            "interface-mtu 1400",
+            "classless-routes 8,10,10,77,0,253,0,10,77,0,254",
+            'tftp-server-name "tftp.example.com"',
+            'bootfile-name "phone.cfg"',
+            "tftp-servers 10.77.0.5",
+        ):
+            assert f"option {option};" in said
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+def answers_to(output: str) -> list[Ether]:
+    """What CAPTURE heard, by scapy."""
+    return [Ether(bytes.fromhex(line)) for line in output.split()]
+
+
+@pytest.mark.parametrize(("flags", "to"), [(0, "52:54:00:aa:bb:cc"), ("B", "ff:ff:ff:ff:ff:ff")])
+def test_client_without_address_is_reached(flags: int | str, to: str) -> None:
+    """
+    An answer to one client wakes every machine on the network, or does not reach a client that has no address yet.
+
+    A storm of a thousand machines that are all woken by each answer is a million packets (RFC 2131 section 4.1).
+    """
+
+    async def main(cable: Wire) -> None:
+        must("ip", "addr", "add", "10.77.0.7/24", "dev", cable.ours)
+        async with serving(cable, Notebook(), address="10.77.0.7"):
+            frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7", flags).hex()
+            _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "1")
+        (answer,) = answers_to(output)
+        assert answer.dst == to
+        assert answer[IP].src == "10.77.0.7", "not the first address of the interface, but the one that is set"
+        assert answer[IP].dst == ("255.255.255.255" if flags else answer[BOOTP].yiaddr)
+        assert (answer[UDP].sport, answer[UDP].dport) == (67, 68)
+        assert answer[BOOTP].siaddr == "10.77.0.7"
 
     with wire() as cable:
         asyncio.run(main(cable))
@@ -199,13 +278,13 @@ def test_missing_interface_is_explained() -> None:
             sockets.interface_address(cable.ours)
 
 
-def discover(mac: str, vendor: str, arch: bytes) -> bytes:
+def discover(mac: str, vendor: str, arch: bytes, flags: int | str = "B") -> bytes:
     """A PXE client's first packet, by scapy."""
     packet = (
         Ether(src=mac, dst="ff:ff:ff:ff:ff:ff")
         / IP(src="0.0.0.0", dst="255.255.255.255")
         / UDP(sport=68, dport=67)
-        / BOOTP(op=1, xid=0x1234, chaddr=bytes.fromhex(mac.replace(":", "")), flags="B")
+        / BOOTP(op=1, xid=0x1234, chaddr=bytes.fromhex(mac.replace(":", "")), flags=flags)
         / DHCP(
             options=[
                 ("message-type", "discover"),
@@ -247,8 +326,7 @@ def test_proxy_beside_a_foreign_server(tmp_path: Path) -> None:
             assert notebook.noted == []
             frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7").hex()
             _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "3")
-        offers = [Ether(bytes.fromhex(line)) for line in output.split()]
-        servers = {offer[IP].src: offer for offer in offers}
+        servers = {offer[IP].src: offer for offer in answers_to(output)}
         assert set(servers) == {"10.77.0.1", "10.77.0.2"}
         assert servers["10.77.0.1"][BOOTP].yiaddr == "0.0.0.0"
         assert servers["10.77.0.2"][BOOTP].yiaddr != "0.0.0.0"

@@ -22,6 +22,9 @@ ROUTES: dict[tuple[str, str], tuple[object, int, str]] = {
     ("POST", "/v1/machines/{id}/wipe"): (None, 409, "error"),
     ("POST", "/v1/machines/{id}/accept"): (None, 200, "phase"),
     ("POST", "/v1/machines/{id}/power"): ({"action": "status"}, 400, "error"),
+    ("GET", "/v1/leases"): (None, 200, "reservations"),
+    ("POST", "/v1/reservations"): ({"address": "10.77.0.42", "mac": MAC}, 200, "reservation"),
+    ("POST", "/v1/reservations/{address}/remove"): (None, 200, "reservation"),
 }
 """Body, status and a key of the answer, in the order in which they are asked: the wipe comes before the machine is accepted."""
 
@@ -44,11 +47,11 @@ def asked(served: ProviderProcess, method: str, target: str, body: object = None
 
 def test_every_route_answers(served: ProviderProcess) -> None:
     """A route crashes, or was added without a line in the table."""
-    app = operators.application(None)  # type: ignore[arg-type] # nobody asks it
+    app = operators.application(None, None)  # type: ignore[arg-type] # nobody asks it
     known = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None}
     assert {route for route in known if route[0] != "HEAD"} == set(ROUTES)
     for (method, path), (body, status, key) in ROUTES.items():
-        found, document = asked(served, method, path.replace("{id}", MAC), body)
+        found, document = asked(served, method, path.replace("{id}", MAC).replace("{address}", "10.77.0.42"), body)
         assert (found, key in document) == (status, True), (path, document)
 
 
@@ -91,6 +94,21 @@ def test_bad_power_actions(served: ProviderProcess, body: bytes) -> None:
     answer = served.operator("POST", f"/v1/machines/{MAC}/power", body)
     assert answer.status == 400
     assert json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"address": 5}', b'{"address": "10.77.0.42", "uuid": []}', b'{"mac": "x"}', b"\xff"]
+)
+def test_bad_reservations(served: ProviderProcess, body: bytes) -> None:
+    """A request that is none reserves something, or ends in a traceback."""
+    answer = served.operator("POST", "/v1/reservations", body)
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]
+
+
+def test_no_reservation_to_remove(served: ProviderProcess) -> None:
+    """Removing what is not there is taken for done."""
+    assert asked(served, "POST", "/v1/reservations/10.77.0.99/remove")[0] == 404
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 
 from provider.netboot import sockets
@@ -21,12 +20,6 @@ from provider.wire import pxe
 from tests.integration.wires import must, run, wire
 
 PATIENCE = 30.0  # seconds
-
-
-@pytest.fixture
-def assets() -> Path:
-    """The boot assets of the checkout."""
-    return Path(os.environ.get("BOOTWRIGHT_ASSETS_DIR", ".bootwright/assets")).resolve()
 
 
 def configuration(folder: Path, assets: Path, **changes: object) -> Path:
@@ -63,6 +56,7 @@ def refused(config: Path, *wrapper: str) -> str:
 def serving(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run it until systemd would hear that it is ready; stop it in order."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        (config.parent / "notify").unlink(missing_ok=True)
         systemd.bind(str(config.parent / "notify"))
         systemd.settimeout(PATIENCE)
         environment = {**os.environ, "NOTIFY_SOCKET": str(config.parent / "notify")}

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
+import alembic.command
+import alembic.config
 import pytest
+import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import Session, SQLModel
 
 from provider.domain.bmc import Bmc
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
-from provider.domain.lease import Lease
+from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, Desired, Evidence, RecordKind
 from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
 from provider.planning import lifecycle
+from provider.store import migrations
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
 from provider.store.leases import LeaseStore
@@ -233,15 +240,16 @@ def test_unusable_database_is_explained(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, sys
 from datetime import datetime, UTC
-from provider.domain.lease import Lease
+from ipaddress import IPv4Address
+from provider.domain.lease import Claimant, Lease
 from provider.store.database import Database
 from provider.store.leases import LeaseStore
 
 async def main():
     leases = LeaseStore(Database.open(sys.argv[1]))
     async def one(n):
-        address = f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}"
-        await leases.save(Lease(address, "52:54:00:00:00:01", "eth0", datetime.now(UTC)))
+        address = IPv4Address("10.0.0.0") + n
+        await leases.save([Lease(address, Claimant("52:54:00:00:00:01"), datetime.now(UTC))])
         print(address, flush=True)
     n = 0
     while True:
@@ -263,24 +271,68 @@ def test_saved_lease_survives_kill(tmp_path: Path) -> None:
     process.stdout.close()
 
     async def use(database: Database) -> None:
-        kept = {lease.address for lease in await LeaseStore(database).load()}
+        kept = {str(lease.address) for lease in await LeaseStore(database).load()}
         assert set(promised) - kept == set()
 
     with_database(tmp_path / "db", use)
 
 
-def test_lease_is_replaced_and_released(tmp_path: Path) -> None:
-    """A renewed lease appears twice, or a released one stays."""
+LEASE = Lease(IPv4Address("10.0.0.9"), Claimant(MAC, "uuid", "ge-0/0/1", "switch"), datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_lease_is_replaced(tmp_path: Path) -> None:
+    """A renewed lease appears twice, or something of it is lost on the way."""
 
     async def use(database: Database) -> None:
         leases = LeaseStore(database)
-        lease = Lease("10.0.0.9", MAC, "eth0", datetime(2026, 1, 1, tzinfo=UTC))
-        later = replace(lease, expires_at=datetime(2026, 1, 2, tzinfo=UTC))
-        await leases.save(lease)
-        await leases.save(later)
-        assert await leases.load() == [later]
-        await leases.release("eth0", "10.0.0.9")
-        assert await leases.load() == []
+        later = replace(LEASE, expires_at=datetime(2026, 1, 2, tzinfo=UTC))
+        last = replace(later, declined=True, claimant=Claimant(MacAddress("52:54:00:00:00:02")))
+        for saved, expected in (([LEASE], LEASE), ([LEASE, later], later), ([last], last)):
+            await leases.save(saved)
+            assert await leases.load() == [expected]
+
+    with_database(tmp_path / "db", use)
+
+
+def test_reservations_are_kept(tmp_path: Path) -> None:
+    """A reservation is gone after a restart, or cannot be changed or removed."""
+    by_mac = Reservation(IPv4Address("10.0.0.9"), ReservedBy.MAC, MAC)
+    by_port = Reservation(IPv4Address("10.0.0.9"), ReservedBy.CIRCUIT_ID, "ge-0/0/1", "switch")
+
+    async def use(database: Database) -> None:
+        leases = LeaseStore(database)
+        for reservation in (by_mac, by_port):
+            await leases.reserve(reservation)
+            assert await leases.reservations() == [reservation]
+        await leases.unreserve(by_port.address)
+        assert await leases.reservations() == []
+
+    with_database(tmp_path / "db", use)
+
+
+def schema_of(revision: str, file: Path) -> None:
+    """A database as an older release left it."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with sqlalchemy.create_engine(f"sqlite:///{file}").connect() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, revision)
+        connection.commit()
+
+
+def test_old_leases_are_taken_along(tmp_path: Path) -> None:
+    """The update from leases by interface loses leases, or fails where two interfaces leased one address."""
+    schema_of("0001", tmp_path / "db")
+    rows = [("eth0", "10.0.0.9", "a", 1), ("eth1", "10.0.0.9", "b", 2), ("eth0", "10.0.0.8", "c", 1)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as old:
+        for interface, address, mac, day in rows:
+            values = (interface, address, mac, f"2026-01-0{day} 00:00:00.000000")
+            old.execute("INSERT INTO lease VALUES (?, ?, ?, ?, 0)", values)
+        old.commit()
+
+    async def use(database: Database) -> None:
+        kept = {(str(lease.address), lease.claimant.mac) for lease in await LeaseStore(database).load()}
+        assert kept == {("10.0.0.8", "c"), ("10.0.0.9", "b")}
 
     with_database(tmp_path / "db", use)
 
@@ -312,19 +364,19 @@ def fill(path: Path) -> None:
 def test_full_disk_is_told_and_survived(tmp_path: Path) -> None:
     """A commit that fails is reported as done, or ends the writer for good."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
-    lease = Lease("10.0.0.9", MAC, "eth0", datetime(2026, 1, 1, tzinfo=UTC))
 
     async def use(database: Database) -> None:
         leases = LeaseStore(database)
-        await leases.save(lease)
+        await leases.save([LEASE])
         filler = tmp_path / "filler"
         fill(filler)
-        many = (leases.save(replace(lease, address=f"10.0.1.{number}")) for number in range(1000))
+        many = (leases.save([replace(LEASE, address=LEASE.address + number)]) for number in range(1000))
         results = await asyncio.gather(*many, return_exceptions=True)
         assert any(isinstance(result, TemporaryError) for result in results)
         filler.unlink()
-        await leases.save(replace(lease, address="10.0.0.10"))
-        assert "10.0.0.10" in {kept.address for kept in await leases.load()}
+        last = replace(LEASE, address=IPv4Address("10.9.9.9"))
+        await leases.save([last])
+        assert last in await leases.load()
 
     try:
         with_database(tmp_path / "db", use)

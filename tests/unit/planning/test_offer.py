@@ -9,9 +9,12 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from provider.domain import mac as macs
+from provider.domain.lease import Claimant
+from provider.domain.mac import MacAddress
 from provider.planning import offer
 from provider.planning.leases import LeaseTable
-from provider.planning.offer import Asked, Forget, Ignore, Reply, Scope
+from provider.planning.reply import EVERYBODY, Asked, Decision, Forget, Ignore, Reply, Scope, To
+from provider.planning.subnets import Leasing, Subnet, Subnets, site_options
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet
 
@@ -20,17 +23,20 @@ OURS = IPv4Address("10.77.0.1")
 FIRST, LAST = IPv4Address("10.77.0.100"), IPv4Address("10.77.0.103")
 MAC = macs.parse("52:54:00:00:00:01")
 OTHER = macs.parse("52:54:00:00:00:02")
+NETWORK = IPv4Network("10.77.0.0/24")
+FAR = IPv4Network("10.88.0.0/24")
+LEASING = Leasing(((FIRST, LAST),), options=site_options(router=IPv4Address("10.77.0.254")))
 SERVER = Scope(
     interface="eth0",
     address=OURS,
-    network=IPv4Network("10.77.0.0/24"),
+    network=NETWORK,
     proxy=False,
     http_port=8080,
     boot_files=frozenset({"undionly.kpxe", "snponly.efi"}),
-    router=IPv4Address("10.77.0.254"),
 )
 PROXY = replace(SERVER, proxy=True)
 UUID = b"\0" + bytes(range(16))
+HOUR = timedelta(hours=1)
 
 BIOS = {Option.VENDOR_CLASS: b"PXEClient:Arch:00000:UNDI:002001", Option.CLIENT_ARCH: b"\0\0", Option.CLIENT_UUID: UUID}
 UEFI = {Option.VENDOR_CLASS: b"PXEClient:Arch:00007:UNDI:003000", Option.CLIENT_ARCH: b"\0\7", Option.CLIENT_UUID: UUID}
@@ -39,8 +45,19 @@ IPXE = {**BIOS, Option.USER_CLASS: b"iPXE"}
 OS = {Option.VENDOR_CLASS: b"udhcp 1.35.0"}
 
 
-def table() -> LeaseTable:
-    return LeaseTable("eth0", FIRST, LAST, OURS)
+def subnets() -> Subnets:
+    """The one that we are attached to, and one behind a relay."""
+    far = Leasing(((IPv4Address("10.88.0.10"), IPv4Address("10.88.0.11")),))
+    return Subnets([Subnet(NETWORK, LEASING, ours=[OURS]), Subnet(FAR, far)])
+
+
+def table(known: Subnets) -> LeaseTable:
+    return known.all()[0].table
+
+
+def lease(known: Subnets, mac: MacAddress, address: IPv4Address, now: datetime = NOW) -> None:
+    """Somebody has it for an hour."""
+    table(known).grant(Claimant(mac), address, now, HOUR)
 
 
 def asks(kind: MessageType, options: dict[Option, bytes], **fields: object) -> Packet:
@@ -51,18 +68,18 @@ def asks(kind: MessageType, options: dict[Option, bytes], **fields: object) -> P
 def decide(
     packet: Packet,
     scope: Scope = SERVER,
-    known: LeaseTable | None = None,
+    known: Subnets | None = None,
     *,
     port: int = 67,
     source: str = "0.0.0.0",
     may_netboot: bool = True,
     now: datetime = NOW,
-) -> offer.Decision:
+) -> Decision:
     asked = Asked(packet, (IPv4Address(source), 68), port, may_netboot)
-    return offer.decide(asked, scope, None if scope.proxy else known or table(), now)
+    return offer.decide(asked, scope, known or subnets(), now)
 
 
-def reply(packet: Packet, scope: Scope = SERVER, known: LeaseTable | None = None, **how: object) -> Reply:
+def reply(packet: Packet, scope: Scope = SERVER, known: Subnets | None = None, **how: object) -> Reply:
     decision = decide(packet, scope, known, **how)
     assert isinstance(decision, Reply), decision
     return decision
@@ -111,73 +128,181 @@ def test_ipxe_is_known_by_its_features_too() -> None:
 
 def test_four_way_exchange() -> None:
     """The address that was offered is not the one that is leased, or nothing is saved before the ACK."""
-    known = table()
+    known = subnets()
     offered = reply(asks(MessageType.DISCOVER, OS), known=known)
-    assert offered.lease is None
-    assert offered.to == (offer.BROADCAST, 68)
+    assert offered.leases == ()
     wanted = {Option.REQUESTED_ADDRESS: offered.packet.yiaddr.packed, Option.SERVER_ID: OURS.packed, **OS}
     granted = reply(asks(MessageType.REQUEST, wanted), known=known)
     assert granted.packet.message_type is MessageType.ACK
     assert granted.packet.yiaddr == offered.packet.yiaddr
-    assert granted.lease is not None
-    assert granted.lease.expires_at == NOW + timedelta(hours=1)
+    assert [(lease.address, lease.expires_at) for lease in granted.leases] == [(granted.packet.yiaddr, NOW + HOUR)]
     assert granted.packet.options[Option.SUBNET_MASK] == IPv4Address("255.255.255.0").packed
     assert granted.packet.options[Option.ROUTER] == IPv4Address("10.77.0.254").packed
-    assert granted.packet.options[Option.RENEWAL_TIME] == dhcp.encode_seconds(1800)
 
 
-def test_firmware_leases_are_short() -> None:
+def seconds(packet: Packet, code: Option) -> int:
+    return int.from_bytes(packet.options[code], "big")
+
+
+def test_renewals_are_spread() -> None:
+    """A thousand machines that booted in one storm renew in one (RFC 2131 section 4.4.5)."""
+    times = []
+    for last in (0, 0x80, 0xFF):
+        packet = reply(asks(MessageType.DISCOVER, OS, chaddr=macs.from_bytes(bytes((2, 0, 0, 0, 0, last))))).packet
+        times.append((seconds(packet, Option.RENEWAL_TIME), seconds(packet, Option.REBINDING_TIME)))
+    assert times == [(1800, 3150), (1710, 3060), (1620, 2970)]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "given"),
+    [(OS, 600, 600), (OS, 7200, 3600), (OS, 1, 60), (OS, 0xFFFFFFFF, 3600), (UEFI, 600, 120), (IPXE, 90, 90)],
+)
+def test_lease_time(options: dict[Option, bytes], asked: int, given: int) -> None:
+    """A client cannot ask for a short lease (option 51), or gets a longer one than the operator allows."""
+    packet = reply(asks(MessageType.DISCOVER, {**options, Option.LEASE_TIME: dhcp.encode_seconds(asked)})).packet
+    assert seconds(packet, Option.LEASE_TIME) == given
+
+
+@pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
+def test_firmware_leases_are_short(options: dict[Option, bytes]) -> None:
     """A storm of firmware and iPXE eats the pool (edge case 23)."""
-    packet = reply(asks(MessageType.DISCOVER, UEFI)).packet
-    assert packet.options[Option.LEASE_TIME] == dhcp.encode_seconds(120)
+    packet = reply(asks(MessageType.DISCOVER, options)).packet
+    assert seconds(packet, Option.LEASE_TIME) == 120
 
 
 def test_one_machine_one_address() -> None:
     """Firmware, iPXE and system take three addresses because their client ids differ (edge case 24)."""
-    known = table()
+    known = subnets()
     identifiers = (b"\0" + UUID, b"\1" + macs.to_bytes(MAC), b"\xff1234")
     packets = [asks(MessageType.DISCOVER, {**OS, Option.CLIENT_ID: each}) for each in identifiers]
-    assert len({reply(packet, known=known).packet.yiaddr for packet in packets}) == 1
+    answers = [reply(packet, known=known).packet for packet in packets]
+    assert len({answer.yiaddr for answer in answers}) == 1
+    assert [answer.options[Option.CLIENT_ID] for answer in answers] == list(identifiers), "RFC 6842"
 
 
-def test_renewal_goes_to_the_client_itself() -> None:
-    """A renewing client is answered by broadcast, or told to start over."""
-    known = table()
-    known.grant(MAC, FIRST, NOW, timedelta(hours=1))
-    granted = reply(asks(MessageType.REQUEST, OS, ciaddr=FIRST), known=known)
-    assert granted.packet.message_type is MessageType.ACK
-    assert granted.to == (FIRST, 68)
+# --- where answers go (RFC 2131 section 4.1) -------------------------------------------------------------------------
+
+RELAY = IPv4Address("10.88.0.254")
 
 
-def test_address_of_another_is_refused() -> None:
-    """A client that comes back with another's address keeps using it."""
-    known = table()
-    known.grant(OTHER, FIRST, NOW, timedelta(hours=1))
-    refused = reply(asks(MessageType.REQUEST, {**OS, Option.REQUESTED_ADDRESS: FIRST.packed}), known=known)
-    assert refused.packet.message_type is MessageType.NAK
-    assert refused.lease is None
-    elsewhere = asks(MessageType.REQUEST, {**OS, Option.REQUESTED_ADDRESS: IPv4Address("192.168.1.5").packed})
-    assert reply(elsewhere).packet.message_type is MessageType.NAK
+@pytest.mark.parametrize(
+    ("packet", "to"),
+    [
+        (asks(MessageType.DISCOVER, OS), To(FIRST, by_hardware=True)),
+        (asks(MessageType.DISCOVER, OS, flags=dhcp.BROADCAST_FLAG), EVERYBODY),
+        (asks(MessageType.DISCOVER, OS, giaddr=RELAY), To(RELAY, 67)),
+        (asks(MessageType.DISCOVER, OS, giaddr=RELAY, flags=dhcp.BROADCAST_FLAG), To(RELAY, 67)),
+        (asks(MessageType.REQUEST, OS, ciaddr=FIRST), To(FIRST)),
+        (asks(MessageType.REQUEST, OS, ciaddr=FIRST, flags=dhcp.BROADCAST_FLAG), To(FIRST)),
+        (asks(MessageType.REQUEST, OS, ciaddr=FIRST, giaddr=RELAY), To(RELAY, 67)),
+        (asks(MessageType.INFORM, OS, ciaddr=FIRST), To(FIRST)),
+    ],
+)
+def test_destination(packet: Packet, to: To) -> None:
+    """A client that cannot hear us yet, or is behind a relay, waits for ever (edge cases 21, 22)."""
+    assert reply(packet).to == to
+
+
+@pytest.mark.parametrize(
+    ("giaddr", "to", "flags"), [(dhcp.NOWHERE, EVERYBODY, 0), (RELAY, To(RELAY, 67), dhcp.BROADCAST_FLAG)]
+)
+def test_refusal_is_broadcast(giaddr: IPv4Address, to: To, flags: int) -> None:
+    """A DHCPNAK goes to an address that the client must not use (RFC 2131 section 4.3.2)."""
+    wrong = {**OS, Option.REQUESTED_ADDRESS: IPv4Address("192.168.1.5").packed}
+    refused = reply(asks(MessageType.REQUEST, wrong, giaddr=giaddr))
+    assert (refused.packet.message_type, refused.to, refused.packet.flags) == (MessageType.NAK, to, flags)
+    assert refused.packet.yiaddr == refused.packet.siaddr == refused.packet.ciaddr == dhcp.NOWHERE
+    assert set(refused.packet.options) == {Option.MESSAGE_TYPE, Option.SERVER_ID, Option.MESSAGE}, "RFC 2131 table 3"
+
+
+# --- DHCPREQUEST in its states (RFC 2131 section 4.3.2) --------------------------------------------------------------
+
+ACK, NAK, SILENCE = MessageType.ACK, MessageType.NAK, None
+SECOND = FIRST + 1
+
+
+def selecting(address: IPv4Address, server: IPv4Address = OURS) -> Packet:
+    return asks(MessageType.REQUEST, {Option.SERVER_ID: server.packed, Option.REQUESTED_ADDRESS: address.packed})
+
+
+def init_reboot(address: IPv4Address) -> Packet:
+    return asks(MessageType.REQUEST, {Option.REQUESTED_ADDRESS: address.packed})
+
+
+def renewing(address: IPv4Address) -> Packet:
+    return asks(MessageType.REQUEST, {}, ciaddr=address)
+
+
+@pytest.mark.parametrize(
+    ("packet", "before", "expected"),
+    [
+        (selecting(FIRST), {}, ACK),
+        (selecting(FIRST), {FIRST: OTHER}, NAK),
+        (selecting(IPv4Address("10.77.0.50")), {}, NAK),
+        (selecting(OURS), {}, NAK),
+        (selecting(FIRST, server=IPv4Address("10.77.0.2")), {}, SILENCE),
+        (asks(MessageType.REQUEST, {Option.SERVER_ID: OURS.packed}), {}, SILENCE),
+        (init_reboot(FIRST), {FIRST: MAC}, ACK),
+        (init_reboot(FIRST), {}, SILENCE),
+        (init_reboot(FIRST), {FIRST: OTHER}, NAK),
+        (init_reboot(SECOND), {FIRST: MAC}, NAK),
+        (init_reboot(IPv4Address("10.77.0.50")), {FIRST: MAC}, NAK),
+        (init_reboot(IPv4Address("192.168.1.5")), {}, NAK),
+        (init_reboot(IPv4Address("192.168.1.5")), {FIRST: MAC}, NAK),
+        (renewing(FIRST), {FIRST: MAC}, ACK),
+        (renewing(FIRST), {}, ACK),
+        (renewing(FIRST), {FIRST: OTHER}, NAK),
+        (renewing(IPv4Address("10.77.0.50")), {}, NAK),
+        (renewing(IPv4Address("192.168.1.5")), {}, SILENCE),
+        (asks(MessageType.REQUEST, {}), {FIRST: MAC}, SILENCE),
+    ],
+)
+def test_request(packet: Packet, before: dict[IPv4Address, MacAddress], expected: MessageType | None) -> None:
+    """
+    A client keeps an address that is another's, or loses its own.
+
+    SELECTING, INIT-REBOOT, RENEWING and REBINDING in turn; the last two look alike, and are answered alike.
+    """
+    known = subnets()
+    for address, mac in before.items():
+        lease(known, mac, address)
+    decision = decide(packet, known=known)
+    if expected is SILENCE:
+        assert isinstance(decision, Ignore), decision
+        return
+    assert isinstance(decision, Reply), decision
+    assert decision.packet.message_type is expected
+    assert bool(decision.leases) == (expected is ACK)
+
+
+def test_an_offer_that_is_not_taken_frees_its_address() -> None:
+    """Beside a second server, our pool fills with offers that nobody wants."""
+    known = subnets()
+    offered = reply(asks(MessageType.DISCOVER, OS), known=known).packet.yiaddr
+    assert not table(known).may_have(Claimant(OTHER), offered, NOW)
+    decide(selecting(offered, server=IPv4Address("10.77.0.2")), known=known)
+    assert table(known).may_have(Claimant(OTHER), offered, NOW)
 
 
 def test_pool_runs_out_loudly_and_reuses_the_oldest() -> None:
-    """A full pool is silence without a reason, or an address is given to two."""
-    known = table()
+    """A full pool is silence without a reason, a warning for each packet, or an address is given to two."""
+    known = subnets()
     for number in range(4):
         mac = macs.from_bytes(bytes((2, 0, 0, 0, 1, number)))
-        known.grant(mac, FIRST + number, NOW + timedelta(minutes=number), timedelta(hours=1))
-    full = decide(asks(MessageType.DISCOVER, OS), known=known)
+        lease(known, mac, FIRST + number, NOW + timedelta(minutes=number))
+    full, again = (decide(asks(MessageType.DISCOVER, OS), known=known) for _ in range(2))
     assert isinstance(full, Ignore)
-    assert full.warn
-    assert "4 addresses" in full.reason
+    assert isinstance(again, Ignore)
+    assert (full.warn, again.warn) == (True, False)
+    assert "of 4 addresses 4 are leased" in full.reason
     later = NOW + timedelta(hours=1, minutes=2)
     assert reply(asks(MessageType.DISCOVER, OS), known=known, now=later).packet.yiaddr == FIRST
 
 
 def test_declined_address_is_not_offered_again() -> None:
     """An address that somebody uses already is offered for ever."""
-    known = table()
-    known.grant(MAC, FIRST, NOW, timedelta(hours=1))
+    known = subnets()
+    lease(known, MAC, FIRST)
     declined = decide(asks(MessageType.DECLINE, {Option.REQUESTED_ADDRESS: FIRST.packed}), known=known)
     assert isinstance(declined, Forget)
     assert declined.lease.declined
@@ -186,26 +311,72 @@ def test_declined_address_is_not_offered_again() -> None:
 
 def test_released_address_is_free() -> None:
     """A released lease blocks its address until it expires."""
-    known = table()
-    known.grant(MAC, FIRST, NOW, timedelta(hours=1))
+    known = subnets()
+    lease(known, MAC, FIRST)
     released = decide(asks(MessageType.RELEASE, {}, ciaddr=FIRST), known=known)
     assert isinstance(released, Forget)
-    assert known.may_have(OTHER, FIRST, NOW)
+    assert table(known).may_have(Claimant(OTHER), FIRST, NOW)
 
 
 def test_inform_gets_no_lease() -> None:
-    """DHCPINFORM takes an address (RFC 2131 section 4.3.5)."""
+    """DHCPINFORM takes an address, or is told a lease time (RFC 2131 section 4.3.5)."""
     informed = reply(asks(MessageType.INFORM, OS, ciaddr=IPv4Address("10.77.0.9")))
-    assert (informed.lease, informed.packet.yiaddr) == (None, dhcp.NOWHERE)
+    assert (informed.leases, informed.packet.yiaddr) == ((), dhcp.NOWHERE)
     assert Option.LEASE_TIME not in informed.packet.options
+    assert Option.ROUTER in informed.packet.options
 
 
-def test_relay_is_answered_through_the_relay() -> None:
-    """Clients behind a relay never hear of us (edge case 21); option 82 is not echoed."""
-    packet = asks(MessageType.DISCOVER, {**OS, Option.RELAY_AGENT: b"\1\4port"}, giaddr=IPv4Address("10.77.0.250"))
-    answer = reply(packet)
-    assert answer.to == (IPv4Address("10.77.0.250"), 67)
-    assert answer.packet.options[Option.RELAY_AGENT] == b"\1\4port"
+# --- relays ----------------------------------------------------------------------------------------------------------
+
+
+def test_option_82_goes_back_as_it_came() -> None:
+    """The relay does not find the client's port, or the client sees an option that is not for it (RFC 3046 section 2.2)."""
+    said = b"\1\4port\2\6switch\x97\2xx"
+    packet = asks(MessageType.DISCOVER, {**OS, Option.RELAY_AGENT: said, Option.CLIENT_ID: b"\1abc"}, giaddr=RELAY)
+    answer = reply(packet).packet
+    assert answer.options[Option.RELAY_AGENT] == said
+    assert list(answer.options)[-1] == Option.RELAY_AGENT
+
+
+@pytest.mark.parametrize(
+    ("giaddr", "said", "subnet"),
+    [
+        ("10.88.0.254", b"", FAR),
+        ("10.77.0.254", b"", NETWORK),
+        ("10.77.0.254", b"\5\4" + IPv4Address("10.88.0.0").packed, FAR),
+        ("192.168.7.1", b"\5\4" + IPv4Address("10.88.0.1").packed, FAR),
+        ("10.88.0.254", b"\5\2xx", FAR),
+    ],
+)
+def test_subnet_is_the_relays(giaddr: str, said: bytes, subnet: IPv4Network) -> None:
+    """A client gets an address of another network than its own (giaddr; link selection, RFC 3527)."""
+    options = {**OS, **({Option.RELAY_AGENT: said} if said else {})}
+    answer = reply(asks(MessageType.DISCOVER, options, giaddr=IPv4Address(giaddr)))
+    assert answer.packet.yiaddr in subnet
+    assert answer.to == To(IPv4Address(giaddr), 67)
+    assert answer.packet.options[Option.SUBNET_MASK] == subnet.netmask.packed
+
+
+def test_relayed_client_renews_by_unicast() -> None:
+    """A client behind a relay loses its address at T1, because it renews past the relay."""
+    known = subnets()
+    far = IPv4Address("10.88.0.10")
+    known.all()[1].table.grant(Claimant(MAC), far, NOW, HOUR)
+    granted = reply(asks(MessageType.REQUEST, OS, ciaddr=far), known=known)
+    assert (granted.packet.message_type, granted.to) == (MessageType.ACK, To(far))
+
+
+def test_relay_stands_in_for_us() -> None:
+    """A relay that wants renewals to come through it is not named as the server (RFC 5107), or we refuse what it relays."""
+    known = subnets()
+    said = b"\x0b\4" + RELAY.packed
+    offered = reply(asks(MessageType.DISCOVER, {**OS, Option.RELAY_AGENT: said}, giaddr=RELAY), known=known).packet
+    assert offered.address(Option.SERVER_ID) == RELAY
+    chosen = {Option.SERVER_ID: RELAY.packed, Option.REQUESTED_ADDRESS: offered.yiaddr.packed, Option.RELAY_AGENT: said}
+    assert reply(asks(MessageType.REQUEST, chosen, giaddr=RELAY), known=known).leases
+
+
+# --- who is left alone -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", [SERVER, PROXY])
@@ -266,9 +437,9 @@ def test_boot_service_answers_where_it_was_asked_from() -> None:
     """The second half of ProxyDHCP goes to port 68, where EDK2 does not listen any more (edge case 10)."""
     packet = asks(MessageType.REQUEST, UEFI, ciaddr=FIRST)
     asked = Asked(packet, (FIRST, 4011), 4011, may_netboot=True)
-    answer = offer.decide(asked, PROXY, None, NOW)
+    answer = offer.decide(asked, PROXY, Subnets(), NOW)
     assert isinstance(answer, Reply)
-    assert answer.to == (FIRST, 4011)
+    assert answer.to == To(FIRST, 4011)
     assert answer.packet.message_type is MessageType.ACK
     assert answer.packet.file == b"snponly.efi"
     assert answer.packet.options[Option.VENDOR_CLASS] == b"PXEClient"

@@ -14,6 +14,12 @@ from provider.settings import load
 from provider.settings.models import DhcpMode, Settings
 
 ROOT = Path(__file__).parents[3]
+SERVER = """network:
+  interfaces:
+    - name: eth1
+      dhcp: server
+      pool: {first: 10.0.0.1, last: 10.0.0.9}
+"""
 LEAST = "network:\n  interfaces:\n    - {name: eth1}\n"
 
 
@@ -61,6 +67,17 @@ def test_least_file(tmp_path: Path) -> None:
     assert settings.manager is None
 
 
+def test_addresses_in_short(tmp_path: Path) -> None:
+    """One pool needs a list around it, or one address two ends."""
+    text = SERVER + "      exclude: [10.0.0.3, {first: 10.0.0.5, last: 10.0.0.6}]\n"
+    interface = loaded(tmp_path, text).network.interfaces[0]
+    assert [(str(each.first), str(each.last)) for each in (*interface.pool, *interface.exclude)] == [
+        ("10.0.0.1", "10.0.0.9"),
+        ("10.0.0.3", "10.0.0.3"),
+        ("10.0.0.5", "10.0.0.6"),
+    ]
+
+
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
     """A relative path depends on the folder that the daemon was started in."""
     settings = loaded(tmp_path, LEAST + "assets_dir: assets\nprofiles: {x: {kernel: k, initrds: [i]}}\n")
@@ -92,6 +109,20 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
         (
             LEAST + "bmcs:\n  - {machine: {}, address: a, user: u, password: p}\n",
             "bmcs[0].machine: give exactly one of",
+        ),
+        (SERVER + "      exclude: [10.0.0.x]\n", "provider.yaml:6: network.interfaces[0].exclude[0].first: "),
+        (SERVER + "      reservations: [{address: 10.0.0.1}]\n", "give exactly one of mac, uuid, circuit_id"),
+        (SERVER + "      reservations: [{address: a.example.com, mac: x}]\n", "reservations[0].address: "),
+        (SERVER + "      search: [a..b]\n", "'a..b' is not a domain name"),
+        (LEAST + "  subnets: [{network: 10.1.0.0/16}]\n", "need an interface with dhcp: server"),
+        (SERVER + "  subnets: [{network: 10.1.0.1/16}]\n", "network.subnets[0].network: "),
+        (
+            SERVER + "  subnets: [{network: 10.1.0.0/16}, {network: 10.1.2.0/24}]\n",
+            "10.1.0.0/16 and 10.1.2.0/24 overlap",
+        ),
+        (
+            SERVER + "  subnets:\n    - network: 10.1.0.0/16\n      pool: {first: 10.1.0.0, last: 10.1.0.9}\n",
+            "provider.yaml:7: network.subnets[0]: 10.1.0.0 cannot be leased in 10.1.0.0/16",
         ),
         ("a: [\n", "provider.yaml:2: this is not YAML"),
         ("\tx: 1\n", "provider.yaml:1: this is not YAML"),

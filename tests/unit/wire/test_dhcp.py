@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,18 @@ def test_damaged_packets_too(packet: Packet, where: int, damage: bytes) -> None:
         dhcp.decode(raw[:where] + damage)
     except MalformedPacketError as error:
         assert error.field
+
+
+@given(packets)
+def test_scapy_agrees_on_every_field(packet: Packet) -> None:
+    """A field of the header is at another place, or in another order, than the rest of the world has it."""
+    theirs = BOOTP(dhcp.encode(packet))
+    assert (theirs.op, theirs.htype, theirs.hlen, theirs.hops) == (packet.op, 1, 6, packet.hops)
+    assert (theirs.xid, theirs.secs, int(theirs.flags)) == (packet.xid, packet.secs, packet.flags)
+    assert theirs.chaddr[:6] == macs.to_bytes(packet.chaddr)
+    assert (theirs.ciaddr, theirs.yiaddr) == (str(packet.ciaddr), str(packet.yiaddr))
+    assert (theirs.siaddr, theirs.giaddr) == (str(packet.siaddr), str(packet.giaddr))
+    assert (theirs.sname.rstrip(b"\0"), theirs.file.rstrip(b"\0")) == (packet.sname, packet.file)
 
 
 def test_scapy_reads_what_we_build() -> None:
@@ -130,6 +143,86 @@ def test_errors_name_the_field(raw: bytes, field: str) -> None:
     with pytest.raises(MalformedPacketError) as caught:
         dhcp.decode(raw)
     assert caught.value.field == field
+
+
+# --- what a client can take ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        ({}, 548),
+        ({Option.MAXIMUM_SIZE: b"\x01\x00"}, 548),
+        ({Option.MAXIMUM_SIZE: b"\x05\xc0"}, 1444),
+        ({Option.MAXIMUM_SIZE: b"\xff\xff"}, 1472),
+        ({Option.MAXIMUM_SIZE: b"\x05"}, 548),
+        ({Option.RELAY_AGENT: bytes(10)}, 560),
+    ],
+)
+def test_largest_answer(options: dict[int, bytes], largest: int) -> None:
+    """An answer is longer than the client's buffer, or is fragmented, and firmware drops it."""
+    assert Packet(op=1, xid=1, chaddr=MAC, options=options).largest_answer == largest
+
+
+@given(packets, st.integers(300, 1472))
+def test_answer_keeps_to_the_size(packet: Packet, largest: int) -> None:
+    """An answer is too long, or what was left out of it damages the rest."""
+    raw = dhcp.encode(packet, largest)
+    assert len(raw) <= largest
+    read = dhcp.decode(raw)
+    assert read.options.items() <= packet.options.items()
+    assert replace(read, options={}) == replace(packet, options={})
+
+
+def test_options_move_into_free_fields() -> None:
+    """Options are lost although `file` and `sname` have room for them (RFC 2132 section 9.3)."""
+    options = {Option.MESSAGE_TYPE: b"\5", **{code: bytes(50) for code in range(200, 208)}}
+    packet = Packet(op=2, xid=1, chaddr=MAC, options=options)
+    raw = dhcp.encode(packet, 548)
+    assert dhcp.decode(raw) == packet
+    theirs = BOOTP(raw)
+    seen = {option[0]: option[1:] for option in theirs[DHCP].options if isinstance(option, tuple)}
+    assert seen["dhcp-option-overload"] == (3,)
+    named = replace(packet, file=b"snponly.efi")
+    read = dhcp.decode(dhcp.encode(named, 548))
+    assert read.file == b"snponly.efi"
+    assert set(options) - set(read.options) == {206, 207}, "the last are left out"
+
+
+# --- options with a shape of their own -------------------------------------------------------------------------------
+
+
+def theirs_of(code: Option, value: bytes) -> object:
+    """The option as scapy reads it."""
+    packet = Packet(op=2, xid=1, chaddr=MAC, options={code: value})
+    option = BOOTP(dhcp.encode(packet))[DHCP].options[0]
+    return option[1] if len(option) == 2 else option[1:]
+
+
+def test_search_list() -> None:
+    """Clients read other domains than the operator wrote (RFC 3397)."""
+    assert dhcp.encode_domains(["a.example.com", "b."]) == b"\1a\7example\3com\0\1b\0"
+
+
+def test_static_routes() -> None:
+    """Clients read other routes than the operator wrote (RFC 3442, whose examples these are)."""
+    gateway = IPv4Address("10.0.0.1")
+    routes = [
+        (IPv4Network(text), gateway)
+        for text in ("0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.17.0.0/16", "10.27.129.0/24", "10.229.0.128/25")
+    ]
+    value = dhcp.encode_routes(routes)
+    assert value.replace(gateway.packed, b"|").split(b"|")[:3] == [b"\0", b"\x08\x0a", b"\x18\x0a\0\0"]
+    assert theirs_of(Option.STATIC_ROUTES, value) == [f"{to}:{gateway}" for to, _gateway in routes]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [(b"ge-0/0/1.0:100", "ge-0/0/1.0:100"), (b"\0\4\0\x64\1\2", "0x000400640102"), (b"a b", "0x612062"), (b"", "")],
+)
+def test_relay_text(raw: bytes, text: str) -> None:
+    """An operator cannot read, or write, what names a port."""
+    assert dhcp.relay_text(raw) == text
 
 
 def test_suboptions_cut_short_are_left_out() -> None:

@@ -1,0 +1,151 @@
+"""
+What is decided about one DHCP packet, and how an answer is put together and addressed (RFC 2131 table 3, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from provider.domain.lease import Lease
+from provider.wire import dhcp
+from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
+
+BROADCAST = IPv4Address("255.255.255.255")
+SERVER_PORT = 67
+CLIENT_PORT = 68
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One interface that we answer on."""
+
+    interface: str
+    address: IPv4Address
+    network: IPv4Network
+    proxy: bool
+    http_port: int
+    boot_files: frozenset[str]
+    """Names that TFTP serves; nothing else is ever advertised."""
+
+    @property
+    def script_url(self) -> str:
+        """Where iPXE finds its script; some builds want the name to end in .ipxe (edge case 42)."""
+        return f"http://{self.address}:{self.http_port}/boot.ipxe"
+
+    def file_url(self, name: str) -> str:
+        """Where UEFI HTTP boot finds a boot file."""
+        return f"http://{self.address}:{self.http_port}/assets/boot/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One packet and how it came."""
+
+    packet: Packet
+    source: tuple[IPv4Address, int]
+    port: int
+    """The port of ours that it came to: 67 or 4011."""
+    may_netboot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class To:
+    """Where an answer goes."""
+
+    address: IPv4Address
+    port: int = CLIENT_PORT
+    by_hardware: bool = False
+    """The client does not answer ARP for `address` yet: put the frame to its chaddr."""
+
+
+EVERYBODY = To(BROADCAST)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send `packet` to `to`, after `leases` are saved."""
+
+    packet: Packet
+    to: To
+    event: str
+    leases: tuple[Lease, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    largest: int = 548
+    """Bytes of UDP payload that the client takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A client gave an address back, or found it in use: save the lease as it is now, and send nothing."""
+
+    lease: Lease
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Send nothing, because of `reason`. `warn` if an operator should hear of it."""
+
+    reason: str
+    warn: bool = False
+
+
+Decision = Reply | Forget | Ignore
+
+
+def answer(
+    packet: Packet,
+    scope: Scope,
+    kind: MessageType,
+    options: Mapping[int, bytes],
+    *,
+    yiaddr: IPv4Address = dhcp.NOWHERE,
+    siaddr: IPv4Address = dhcp.NOWHERE,
+    file: str = "",
+) -> Packet:
+    """
+    Fill in what every answer has (RFC 2131 table 3).
+
+    The client identifier goes back (RFC 6842), and option 82 as it came and as the last (RFC 3046 section 2.2).
+    """
+    filled: dict[int, bytes] = {Option.MESSAGE_TYPE: bytes((kind,)), Option.SERVER_ID: server_id(packet, scope).packed}
+    filled.update(options)
+    for code in (Option.CLIENT_ID, Option.RELAY_AGENT):
+        value = packet.options.get(code)
+        if value is not None:
+            filled[code] = value
+    return Packet(
+        op=dhcp.BOOTREPLY,
+        xid=packet.xid,
+        chaddr=packet.chaddr,
+        options=filled,
+        flags=packet.flags,
+        ciaddr=packet.ciaddr if kind is MessageType.ACK else dhcp.NOWHERE,
+        yiaddr=yiaddr,
+        siaddr=siaddr,
+        giaddr=packet.giaddr,
+        file=file.encode()[:127],
+    )
+
+
+def server_id(packet: Packet, scope: Scope) -> IPv4Address:
+    """Who we are to this client: the relay may want to stand in for us at renewals (RFC 5107)."""
+    relay = packet.options.get(Option.RELAY_AGENT)
+    if relay is not None and packet.giaddr != dhcp.NOWHERE:
+        override = dhcp.decode_suboptions(relay).get(RelayOption.SERVER_ID_OVERRIDE, b"")
+        if len(override) == 4:
+            return IPv4Address(override)
+    return scope.address
+
+
+def destination(packet: Packet, yiaddr: IPv4Address) -> To:
+    """Where a DHCPOFFER or DHCPACK goes (RFC 2131 section 4.1)."""
+    if packet.giaddr != dhcp.NOWHERE:
+        return To(packet.giaddr, SERVER_PORT)
+    if packet.ciaddr != dhcp.NOWHERE:
+        return To(packet.ciaddr)
+    if packet.wants_broadcast or yiaddr == dhcp.NOWHERE:
+        return EVERYBODY
+    return To(yiaddr, by_hardware=True)

@@ -1,0 +1,99 @@
+"""Which subnet a client is on, and what it is told there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from provider.domain import mac as macs
+from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
+from provider.planning.subnets import Leasing, Subnet, Subnets, device_options, site_options
+from provider.wire.dhcp import Option
+
+NEAR, FAR = IPv4Network("10.77.0.0/24"), IPv4Network("10.88.0.0/16")
+FIRST = IPv4Address("10.77.0.1")
+LEASING = Leasing(
+    ((FIRST, FIRST + 2),),
+    options=site_options(
+        router=IPv4Address("10.77.0.254"), dns=[IPv4Address("10.77.0.2")], domain="example.com", mtu=1400
+    ),
+    device_options=device_options(boot_file="phone.cfg"),
+)
+ALICE, BOB = (Claimant(macs.parse(f"52:54:00:00:00:0{number}")) for number in (1, 2))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_subnet_of_an_address() -> None:
+    """A client gets an address of the wrong network, or the answer for one link is remembered for another."""
+    subnets = Subnets([Subnet(NEAR, LEASING), Subnet(FAR, LEASING)])
+    near, far = subnets.all()
+    for _ in range(2):
+        assert subnets.of(IPv4Address("10.77.0.9")) is near
+        assert subnets.of(IPv4Address("10.88.200.9")) is far
+        assert subnets.of(IPv4Address("10.99.0.9")) is None
+    for number in range(5000):
+        assert subnets.of(FAR.network_address + number) is far
+
+
+@pytest.mark.parametrize(
+    ("asks_for", "boots", "told"),
+    [
+        (b"", False, [1, 28, 3, 6, 15, 26]),
+        (bytes((6, 3, 6, 99, 1)), False, [1, 6, 3]),
+        (bytes((67, 6)), False, [1, 67, 6]),
+        (bytes((67, 6)), True, [1, 6]),
+        (bytes((99,)), False, [1]),
+    ],
+)
+def test_client_is_told_what_it_asks_for(asks_for: bytes, boots: bool, told: list[int]) -> None:
+    """A client misses an option, gets a phone's boot file, or gets options in another order (RFC 2132 section 9.8)."""
+    subnet = Subnet(NEAR, LEASING)
+    for _ in range(2):
+        assert list(subnet.told(asks_for, boots=boots)) == told
+
+
+ROUTER, DEFAULT = IPv4Address("10.77.0.254"), IPv4Network("0.0.0.0/0")
+LAN = (IPv4Network("10.0.0.0/8"), IPv4Address("10.77.0.253"))
+
+
+@pytest.mark.parametrize(
+    ("router", "routes", "told"),
+    [
+        (ROUTER, [LAN], b"\x08\x0a\x0a\x4d\x00\xfd\x00\x0a\x4d\x00\xfe"),
+        (None, [LAN], b"\x08\x0a\x0a\x4d\x00\xfd"),
+        (ROUTER, [(DEFAULT, LAN[1])], b"\x00\x0a\x4d\x00\xfd"),
+        (ROUTER, [], None),
+    ],
+)
+def test_default_route_goes_with_the_static_ones(
+    router: IPv4Address | None, routes: list[tuple[IPv4Network, IPv4Address]], told: bytes | None
+) -> None:
+    """A client that takes option 121 ignores option 3, and is cut off from everything else (RFC 3442)."""
+    assert site_options(router=router, routes=routes).get(Option.STATIC_ROUTES) == told
+
+
+def test_our_address_is_no_clients() -> None:
+    """A client gets the provider's own address, because the operator's pool is the whole network."""
+    subnet = Subnet(NEAR, LEASING, ours=[FIRST])
+    assert [subnet.table.offer(each, FIRST, NOW) for each in (ALICE, BOB)] == [FIRST + 1, FIRST + 2]
+
+
+def test_leases_of_other_subnets_are_not_this_ones() -> None:
+    """Two subnets count the same lease."""
+    elsewhere = Lease(IPv4Address("10.88.0.1"), ALICE, NOW + timedelta(hours=1))
+    assert Subnet(NEAR, LEASING, known=[elsewhere]).table.leases() == []
+
+
+def test_settings_win_over_operators() -> None:
+    """An operator's reservation replaces one of the settings, or is applied to another network."""
+    mine, another = Reservation(FIRST, ReservedBy.MAC, ALICE.mac), Reservation(FIRST + 1, ReservedBy.MAC, BOB.mac)
+    subnet = Subnet(NEAR, replace(LEASING, reservations=(mine,)))
+    outside = Reservation(IPv4Address("10.88.0.1"), ReservedBy.MAC, ALICE.mac)
+    subnet.reserve([Reservation(FIRST, ReservedBy.MAC, BOB.mac), another, outside])
+    assert subnet.table.may_have(ALICE, FIRST, NOW)
+    assert not subnet.table.may_have(BOB, FIRST, NOW)
+    assert subnet.table.may_have(BOB, FIRST + 1, NOW)
+    assert not subnet.table.may_have(ALICE, outside.address, NOW)
