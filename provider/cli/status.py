@@ -16,4 +16,4 @@ def status(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson
     if as_json:
         output.show(answer)
         return
-    output.table(("", ""), sorted(answer.items()))
+    output.table(("", ""), output.flat(answer))

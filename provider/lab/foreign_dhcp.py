@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyroute2
 import structlog
+from pyroute2.netlink.exceptions import NetlinkError
 
 from provider.domain.errors import PermanentError
 from provider.lab.network import BOOT_BRIDGE
@@ -46,8 +47,9 @@ class ForeignDhcp:
             PermanentError: If it does not start.
         """
         log_file = self._folder / "dnsmasq.log"
-        command = ["unshare", "--net", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--log-facility=-"]
-        command += ["--port=0", "--user=root", "--no-ping", "--log-dhcp", f"--interface={_INNER_END}"]
+        # A daemon would change its user, and in a user namespace there is no other.
+        command = ["unshare", "--net", "dnsmasq", "--no-daemon", "--conf-file=/dev/null"]
+        command += ["--port=0", "--no-ping", "--log-dhcp", f"--interface={_INNER_END}"]
         command += [f"--dhcp-range={FIRST_LEASE},{LAST_LEASE},{ADDRESS.netmask},10m"]
         command += [f"--dhcp-leasefile={self._folder / 'dnsmasq.leases'}"]
         self._process = await Process.start("dnsmasq", command, log_file)
@@ -55,7 +57,7 @@ class ForeignDhcp:
             async with asyncio.timeout(self._patience.total_seconds()):
                 await _left_our_namespace(self._process)
                 await _plug_in(self._process.pid)
-        except TimeoutError as error:
+        except (TimeoutError, NetlinkError) as error:
             raise PermanentError(f"the lab's DHCP server does not start:\n{self._process.tail()}") from error
         log.info("lab.foreign_dhcp_started", address=str(ADDRESS.ip))
 

@@ -19,6 +19,7 @@ from provider.domain.event import Event
 from provider.lab import lab as labs
 from provider.lab import settings as lab_settings
 from provider.lab import view
+from provider.lab.firmware import Firmware
 from provider.lab.lab import Lab
 from provider.lab.settings import LabFile
 from provider.lab.story import Story
@@ -29,7 +30,7 @@ PATIENCE = timedelta(minutes=10)
 def _settings() -> LabFile:
     """A BIOS machine with disks so slow that a wipe can be met in the middle."""
     file = lab_settings.load()
-    changes = {"machines": 1, "firmware": "bios", "disk_mib": 256, "disk_bytes_per_second": 32_000_000}
+    changes = {"machines": 1, "firmware": Firmware.BIOS, "disk_mib": 256, "disk_bytes_per_second": 32_000_000}
     return file.model_copy(update={"lab": file.lab.model_copy(update=changes)})
 
 

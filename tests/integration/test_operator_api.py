@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,8 @@ def test_following_hears_what_happens(served: ProviderProcess) -> None:
 def test_only_the_owner_and_the_group(served: ProviderProcess) -> None:
     """Anybody on the host may wipe machines."""
     assert served.operator_socket.stat().st_mode & 0o777 == 0o660
+    if Path("/proc/self/uid_map").read_text().split()[2] == "1":
+        pytest.skip("there is but one user in this namespace")
     stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-s", "--max-time", "10"]
     stranger += ["--unix-socket", str(served.operator_socket), "http://x/v1/status"]
     assert subprocess.run(stranger, check=False, timeout=30).returncode == 7  # It could not connect.
