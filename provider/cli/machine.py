@@ -44,6 +44,14 @@ def show(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: ou
         return
     inventory = answer.pop("inventory", None)
     output.table(("", ""), output.flat(answer))
+    attachments = output.objects(answer, "attachments")
+    if attachments:
+        typer.echo("\nSeen by DHCP")
+        names = ("mac", "interface", "relay", "circuit_id", "remote_id")
+        output.table(
+            ("  MAC", "ON", "BEHIND RELAY", "CIRCUIT-ID", "REMOTE-ID"),
+            [("  " + str(each["mac"]), *(each[name] for name in names[1:])) for each in attachments],
+        )
     if isinstance(inventory, dict):
         _inventory(inventory)
 

@@ -7,6 +7,7 @@ never stored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -150,6 +151,19 @@ class AgentPresence:
     last_seen: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Where DHCP saw a MAC address: on an interface of ours, or behind a relay, which may tell its own name and the port."""
+
+    interface: str
+    relay: str = ""
+    """giaddr; empty: attached to us."""
+    circuit_id: str = ""
+    """Option 82 sub-option 1: the port that the client is on, as `wire.dhcp.relay_text` spells it."""
+    remote_id: str = ""
+    """Sub-option 2: the relay or switch itself, likewise."""
+
+
 @dataclass(frozen=True)
 class BmcFacts:
     """What we know of the way to the BMC; no credentials in here."""
@@ -185,6 +199,8 @@ class Facts:
     last_script_mode: BootMode | None = None
     """What that script told it to boot."""
     warnings: tuple[str, ...] = ()
+    attachments: Mapping[MacAddress, Attachment] = field(default_factory=dict)
+    """Of those interfaces that DHCP has seen."""
 
 
 @dataclass(frozen=True)

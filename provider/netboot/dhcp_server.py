@@ -23,9 +23,10 @@ import structlog
 from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError
 from provider.domain.lease import Lease, Reservation
 from provider.domain.mac import MacAddress
+from provider.domain.machine import Attachment
 from provider.kit.signal import Signal
 from provider.netboot import sockets
-from provider.planning import offer
+from provider.planning import offer, reply
 from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp, pxe, udp
@@ -59,13 +60,16 @@ class Reservations(Protocol):
 
 
 class BootWatch(Protocol):
-    """Who knows the machines; `reconcile.machines.Machines` is one. Neither method waits or raises."""
+    """Who knows the machines; `reconcile.machines.Machines` is one. No method waits or raises."""
 
     def may_netboot(self, mac: MacAddress) -> bool:
         """False for a machine that was rejected or cordoned."""
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         """Something happened to the machine with this MAC address."""
+
+    def attached(self, mac: MacAddress, attachment: Attachment) -> None:
+        """It was seen there."""
 
 
 @dataclass(frozen=True)
@@ -198,14 +202,16 @@ class DhcpServer:
         asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr))
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         decision = offer.decide(asked, port.scope, self._subnets, now)
+        if isinstance(decision, Reply) and (seen := reply.attachment(packet, port.scope)) is not None:
+            self._watch.attached(packet.chaddr, seen)
         if isinstance(decision, Ignore):
             self._ignored(packet, decision)
         elif isinstance(decision, Forget):
             address, event = str(decision.lease.address), decision.event
             self._save((decision.lease,), lambda: self._watch.note(packet.chaddr, event, address=address))
         elif decision.leases:
-            reply = decision
-            self._save(decision.leases, lambda: self._send(port, reply, now))
+            granted = decision
+            self._save(granted.leases, lambda: self._send(port, granted, now))
         else:
             self._send(port, decision, now)
 
@@ -240,9 +246,9 @@ class DhcpServer:
             finally:
                 self._saving = 0
 
-    def _send(self, port: _Port, reply: Reply, now: datetime) -> None:
-        packet, to, scope = reply.packet, reply.to, port.scope
-        raw = dhcp.encode(packet, reply.largest)
+    def _send(self, port: _Port, decided: Reply, now: datetime) -> None:
+        packet, to, scope = decided.packet, decided.to, port.scope
+        raw = dhcp.encode(packet, decided.largest)
         try:
             if to.by_hardware:
                 frame = udp.datagram((scope.address, port.number), (to.address, to.port), raw)
@@ -252,9 +258,9 @@ class DhcpServer:
         except OSError as error:
             log.warning("dhcp.send_failed", mac=packet.chaddr, to=str(to.address), error=str(error))
             return
-        if reply.facts.get("stage") != "os":
+        if decided.facts.get("stage") != "os":
             self._remember(packet.chaddr, now)
-        self._watch.note(packet.chaddr, reply.event, **reply.facts)
+        self._watch.note(packet.chaddr, decided.event, **decided.facts)
 
     def _remember(self, mac: MacAddress, now: datetime) -> None:
         if len(self._booting) > 100_000:

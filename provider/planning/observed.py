@@ -40,6 +40,7 @@ def document(machine: Machine, plan: Plan) -> dict[str, object]:
         "operation": None if facts.operation is None else _operation(facts.operation),
         "records": [plain(asdict(record)) for record in facts.records],
         "warnings": list(facts.warnings),
+        "attachments": [{"mac": mac, **asdict(attachment)} for mac, attachment in facts.attachments.items()],
     }
 
 

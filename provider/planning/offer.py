@@ -80,7 +80,7 @@ class _Conversation:
         self._table = subnet.table
         self._client = client
         self._now = now
-        self._claimant = _claimant(packet, client)
+        self._claimant = Claimant(packet.chaddr, client.uuid, *packet.relay_port)
 
     def decide(self) -> Decision:
         match self._packet.message_type:
@@ -214,15 +214,6 @@ class _Conversation:
         if len(asked) != 4:
             return ours
         return min(ours, max(timedelta(seconds=int.from_bytes(asked, "big")), _SHORTEST_LEASE))
-
-
-def _claimant(packet: Packet, client: pxe.Client) -> Claimant:
-    relay = packet.options.get(Option.RELAY_AGENT)
-    if relay is None:
-        return Claimant(packet.chaddr, client.uuid)
-    said = dhcp.decode_suboptions(relay)
-    circuit_id, remote_id = said.get(RelayOption.CIRCUIT_ID, b""), said.get(RelayOption.REMOTE_ID, b"")
-    return Claimant(packet.chaddr, client.uuid, dhcp.relay_text(circuit_id), dhcp.relay_text(remote_id))
 
 
 def _times(packet: Packet, duration: timedelta) -> dict[int, bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain.lease import Lease
+from provider.domain.machine import Attachment
 from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
 
@@ -93,6 +94,14 @@ class Ignore:
 
 
 Decision = Reply | Forget | Ignore
+
+
+def attachment(packet: Packet, scope: Scope) -> Attachment | None:
+    """Where the client is, as this packet tells; None for a renewal by unicast, which may come any way."""
+    if packet.giaddr == dhcp.NOWHERE:
+        return Attachment(scope.interface) if packet.ciaddr == dhcp.NOWHERE else None
+    circuit_id, remote_id = packet.relay_port
+    return Attachment(scope.interface, str(packet.giaddr), circuit_id, remote_id)
 
 
 def answer(

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
 from provider.domain.errors import BootwrightError
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, Evidence, Machine
+from provider.domain.machine import Acceptance, Attachment, Evidence, Machine
 from provider.kit.signal import Signal
 from provider.planning.lifecycle import Plan
 from provider.store.machines import Changed, Edit, MachineStore
@@ -36,8 +37,32 @@ STRANGER_EVENTS = 16
 QUEUE = 10_000
 """Events on their way to the store; when full, further ones are dropped and counted."""
 
-_Noted = tuple[datetime, str, str, dict[str, Scalar]]
-"""When it happened, which is not when it is written: an unknown machine's first steps wait until it has a name."""
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """An event; `at` is not when it is written: an unknown machine's first steps wait until it has a name."""
+
+    at: datetime
+    machine_id: str
+    name: str
+    data: dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Where a MAC address was seen."""
+
+    machine_id: str
+    mac: MacAddress
+    attachment: Attachment
+
+
+@dataclass(slots=True)
+class _Stranger:
+    """A MAC address whose machine is not known yet."""
+
+    events: deque[tuple[datetime, str, dict[str, Scalar]]]
+    attachment: Attachment | None = None
 
 
 class Machines:
@@ -47,8 +72,9 @@ class Machines:
         self.store = store
         self._ids: dict[MacAddress, str] = {}
         self._left_alone: set[str] = set()
-        self._strangers: OrderedDict[MacAddress, deque[tuple[datetime, str, dict[str, Scalar]]]] = OrderedDict()
-        self._noted: asyncio.Queue[_Noted] = asyncio.Queue(QUEUE)
+        self._attachments: dict[MacAddress, Attachment] = {}
+        self._strangers: OrderedDict[MacAddress, _Stranger] = OrderedDict()
+        self._noted: asyncio.Queue[_Noted | _Attached] = asyncio.Queue(QUEUE)
         self._dropped = 0
         self._bells: dict[str, Signal] = {}
         self.arrived = Signal()
@@ -62,14 +88,21 @@ class Machines:
     async def run(self) -> None:
         """Write what was noted; one writer, in order. Ends the daemon if it fails for good."""
         while True:
-            at, machine_id, name, data = await self._noted.get()
+            noted = await self._noted.get()
             try:
-                await self.store.note(machine_id, name, at=at, **data)
+                await self._write(noted)
             except BootwrightError as error:
-                log.warning("event.lost", machine=machine_id, event_name=name, error=str(error))
+                log.warning("event.lost", machine=noted.machine_id, error=str(error))
             if self._dropped and self._noted.empty():
                 log.warning("events.dropped", count=self._dropped)
                 self._dropped = 0
+
+    async def _write(self, noted: _Noted | _Attached) -> None:
+        if isinstance(noted, _Noted):
+            await self.store.note(noted.machine_id, noted.name, at=noted.at, **noted.data)
+        else:
+            mac, attachment = noted.mac, noted.attachment
+            await self.quietly_change(noted.machine_id, lambda edit: edit.attach(mac, attachment))
 
     # --- for the network shells: at once, never raising ---
 
@@ -84,17 +117,29 @@ class Machines:
         if machine_id is not None:
             self.note_machine(machine_id, name, **data)
             return
-        seen = self._strangers.setdefault(mac, deque(maxlen=STRANGER_EVENTS))
-        self._strangers.move_to_end(mac)
-        seen.append((self.store.now(), name, data))
-        if len(self._strangers) > STRANGERS:
-            self._strangers.popitem(last=False)
+        self._stranger(mac).events.append((self.store.now(), name, data))
 
     def note_machine(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Queue an event of a known machine."""
-        self._queue((self.store.now(), machine_id, name, data))
+        self._queue(_Noted(self.store.now(), machine_id, name, data))
 
-    def _queue(self, noted: _Noted) -> None:
+    def attached(self, mac: MacAddress, attachment: Attachment) -> None:
+        """DHCP saw a MAC address there; mostly that is no news."""
+        machine_id = self._ids.get(mac)
+        if machine_id is None:
+            self._stranger(mac).attachment = attachment
+        elif self._attachments.get(mac) != attachment:
+            self._attachments[mac] = attachment
+            self._queue(_Attached(machine_id, mac, attachment))
+
+    def _stranger(self, mac: MacAddress) -> _Stranger:
+        stranger = self._strangers.setdefault(mac, _Stranger(deque(maxlen=STRANGER_EVENTS)))
+        self._strangers.move_to_end(mac)
+        if len(self._strangers) > STRANGERS:
+            self._strangers.popitem(last=False)
+        return stranger
+
+    def _queue(self, noted: _Noted | _Attached) -> None:
         try:
             self._noted.put_nowait(noted)
         except asyncio.QueueFull:
@@ -115,9 +160,18 @@ class Machines:
             self.wake(machine_id)
         self._remember(changed.machine)
         for mac in evidence.macs:
-            for at, name, data in self._strangers.pop(mac, ()):
-                self._queue((at, changed.machine.id, name, data))
+            self._introduce(mac, changed.machine.id)
         return changed.machine
+
+    def _introduce(self, mac: MacAddress, machine_id: str) -> None:
+        """Write down what was seen of a MAC address before its machine was known."""
+        stranger = self._strangers.pop(mac, None)
+        if stranger is None:
+            return
+        for at, name, data in stranger.events:
+            self._queue(_Noted(at, machine_id, name, data))
+        if stranger.attachment is not None:
+            self.attached(mac, stranger.attachment)
 
     async def change(self, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
         """Change one machine in the store, keep the index in step, and wake its worker."""
@@ -158,6 +212,7 @@ class Machines:
     def _remember(self, machine: Machine) -> None:
         for mac in machine.identity.macs:
             self._ids[mac] = machine.id
+        self._attachments.update(machine.facts.attachments)
         desired = machine.desired
         if desired.cordoned or desired.acceptance is Acceptance.REJECTED:
             self._left_alone.add(machine.id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete
@@ -19,7 +19,8 @@ from sqlmodel import Session, col, or_, select
 
 from provider.domain.errors import NotFoundError, RefusedError
 from provider.domain.event import Event
-from provider.domain.machine import Desired, Evidence, Identity, Machine, Outcome, RecordKind
+from provider.domain.mac import MacAddress
+from provider.domain.machine import Attachment, Desired, Evidence, Identity, Machine, Outcome, RecordKind
 from provider.domain.operation import Operation, OperationState
 from provider.kit.signal import Signal
 from provider.planning import identity as identities
@@ -109,6 +110,15 @@ class Edit:
         if row is None or row.machine_id != self.row.id:
             raise NotFoundError(f"machine {self.row.id} never had an operation {operation_id}")
         return row.state not in (OperationState.PLANNED.value, OperationState.RUNNING.value)
+
+    def attach(self, mac: MacAddress, attachment: Attachment) -> None:
+        """Write down where DHCP saw an interface of the machine; nothing if it is another's by now, or seen there before."""
+        row = self.session.get(MacRow, mac)
+        if row is None or row.machine_id != self.row.id or rows.attachment(row) == attachment:
+            return
+        row.interface, row.relay = attachment.interface, attachment.relay
+        row.circuit_id, row.remote_id = attachment.circuit_id, attachment.remote_id
+        self.note("machine.attached", mac=mac, **asdict(attachment))
 
     def bmc(self) -> BmcRow | None:
         """The row of the machine's BMC."""
@@ -291,12 +301,12 @@ def _row(session: Session, machine_id: str) -> MachineRow:
 
 
 def _load(session: Session, row: MachineRow) -> Machine:
-    macs = session.exec(select(MacRow.mac).where(MacRow.machine_id == row.id)).all()
+    macs = session.exec(select(MacRow).where(MacRow.machine_id == row.id).order_by(col(MacRow.mac))).all()
     bmc = session.exec(select(BmcRow).where(BmcRow.machine_id == row.id)).first()
     records = session.exec(select(RecordRow).where(RecordRow.machine_id == row.id).order_by(col(RecordRow.id))).all()
     operations = select(OperationRow).where(OperationRow.machine_id == row.id)
     newest = session.exec(operations.order_by(col(OperationRow.created_at).desc(), col(OperationRow.id).desc())).first()
-    return rows.machine(row, list(macs), bmc, newest, list(records))
+    return rows.machine(row, macs, bmc, newest, list(records))
 
 
 def _load_all(session: Session) -> list[Machine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -15,6 +16,7 @@ from provider.domain.machine import (
     Acceptance,
     AgentPresence,
     Allocation,
+    Attachment,
     BmcFacts,
     BootMode,
     Desired,
@@ -27,7 +29,7 @@ from provider.domain.machine import (
     RecordKind,
 )
 from provider.domain.operation import Operation, OperationKind, OperationState, WipePlan, WipeReport
-from provider.store.tables import BmcRow, LeaseRow, MachineRow, OperationRow, RecordRow, ReservationRow
+from provider.store.tables import BmcRow, LeaseRow, MachineRow, MacRow, OperationRow, RecordRow, ReservationRow
 
 INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
 ALLOCATION: TypeAdapter[Allocation] = TypeAdapter(Allocation)
@@ -42,13 +44,14 @@ def dump(adapter: TypeAdapter[Any], value: object) -> dict[str, Any] | None:
 
 def machine(
     row: MachineRow,
-    macs: list[str],
+    macs: Sequence[MacRow],
     bmc: BmcRow | None,
     newest: OperationRow | None,
     records: list[RecordRow],
 ) -> Machine:
     """Put one machine together."""
-    return Machine(identity=identity(row, macs), desired=desired(row), facts=_facts(row, bmc, newest, records))
+    facts = _facts(row, macs, bmc, newest, records)
+    return Machine(identity=identity(row, [each.mac for each in macs]), desired=desired(row), facts=facts)
 
 
 def identity(row: MachineRow, macs: list[str]) -> Identity:
@@ -138,7 +141,18 @@ def reservation(row: ReservationRow) -> Reservation:
     return Reservation(IPv4Address(row.address), ReservedBy(row.by), row.value, row.remote_id)
 
 
-def _facts(row: MachineRow, bmc: BmcRow | None, newest: OperationRow | None, records: list[RecordRow]) -> Facts:
+def attachment(row: MacRow) -> Attachment:
+    """Where DHCP saw it."""
+    return Attachment(row.interface, row.relay, row.circuit_id, row.remote_id)
+
+
+def _facts(
+    row: MachineRow,
+    macs: Sequence[MacRow],
+    bmc: BmcRow | None,
+    newest: OperationRow | None,
+    records: list[RecordRow],
+) -> Facts:
     return Facts(
         first_seen=row.first_seen,
         power=PowerReading(PowerState(row.power_state), row.power_at, row.power_source),
@@ -155,4 +169,5 @@ def _facts(row: MachineRow, bmc: BmcRow | None, newest: OperationRow | None, rec
         last_script_at=row.last_script_at,
         last_script_mode=None if row.last_script_mode is None else BootMode(row.last_script_mode),
         warnings=tuple(row.warnings or ()),
+        attachments={MacAddress(each.mac): attachment(each) for each in macs if each.interface},
     )

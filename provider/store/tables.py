@@ -86,12 +86,16 @@ class MachineRow(SQLModel, table=True):
 
 
 class MacRow(SQLModel, table=True):
-    """Which machine has which MAC address; one address has one machine."""
+    """Which machine has which MAC address, and where DHCP saw it; one address has one machine."""
 
     __tablename__ = "machine_mac"
 
     mac: str = Field(primary_key=True)
     machine_id: str = _machine_key()
+    interface: str = ""
+    relay: str = ""
+    circuit_id: str = ""
+    remote_id: str = ""
 
 
 class BmcRow(SQLModel, table=True):

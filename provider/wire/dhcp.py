@@ -144,6 +144,16 @@ class Packet:
             min(max(asked, _EVERYBODY_TAKES), _ETHERNET_TAKES) - _IP_AND_UDP + (0 if relay is None else 2 + len(relay))
         )
 
+    @property
+    def relay_port(self) -> tuple[str, str]:
+        """The circuit-id and the remote-id of option 82, spelled for people; empty where there is none."""
+        value = self.options.get(Option.RELAY_AGENT)
+        if value is None:
+            return "", ""
+        said = decode_suboptions(value)
+        circuit_id, remote_id = said.get(RelayOption.CIRCUIT_ID, b""), said.get(RelayOption.REMOTE_ID, b"")
+        return relay_text(circuit_id), relay_text(remote_id)
+
     def address(self, code: Option) -> IPv4Address | None:
         """An option that holds one address; None if it is missing or has another length."""
         value = self.options.get(code, b"")
