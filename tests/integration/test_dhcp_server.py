@@ -19,6 +19,7 @@ from scapy.layers.l2 import Ether
 from provider.domain.errors import PermanentError
 from provider.domain.lease import Lease, Reservation
 from provider.domain.mac import MacAddress
+from provider.domain.machine import Attachment
 from provider.kit.clock import utc_now
 from provider.kit.signal import Signal
 from provider.netboot import sockets
@@ -38,6 +39,7 @@ class Notebook:
         self.changed = Signal()
         self.leases: dict[IPv4Address, Lease] = {}
         self.noted: list[tuple[MacAddress, str, dict[str, object]]] = []
+        self.attachments: dict[MacAddress, Attachment] = {}
         self.left_alone: set[MacAddress] = set()
         self.disk_is_quick = asyncio.Event()
         self.disk_is_quick.set()
@@ -59,6 +61,9 @@ class Notebook:
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         self.noted.append((mac, name, dict(data)))
+
+    def attached(self, mac: MacAddress, attachment: Attachment) -> None:
+        self.attachments[mac] = attachment
 
 
 def scope(cable: Wire, *, proxy: bool = False) -> Scope:
