@@ -24,12 +24,12 @@ import uvloop
 
 from bootassets import manifest
 from provider.bmc.base import BmcPool
+from provider.domain import mac as macs
 from provider.domain.bmc import Bmc
 from provider.domain.errors import PermanentError, SettingsError
 from provider.domain.lease import Reservation, ReservedBy
 from provider.domain.secret import Secret
 from provider.http import agents, boot, operators
-from provider.http.boot import AgentImage, Profile, Site
 from provider.http.listener import Listener
 from provider.http.tls import Authority
 from provider.kit import logs, notify
@@ -38,15 +38,19 @@ from provider.kit.jsontypes import JsonObject
 from provider.manager.link import ManagerLink
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import DhcpServer
+from provider.netboot.grub_scripts import GrubScripts
 from provider.netboot.router_advertisement import RouterAdvertiser
 from provider.netboot.tftp_server import TftpServer
+from provider.planning import kernels
 from provider.planning.lifecycle import Policy
+from provider.planning.loader import Loader
 from provider.planning.reply import Scope
 from provider.planning.subnets import Leasing, device_options, site_options
 from provider.reconcile.addresses import AddressDesk
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
+from provider.reconcile.loaders import Loaders
 from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
 from provider.reconcile.worker import Workers
@@ -63,6 +67,7 @@ from provider.settings.models import (
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
 from provider.store.leases import LeaseStore
+from provider.store.loaders import LoaderStore
 from provider.store.machines import MachineStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
@@ -140,11 +145,14 @@ class Daemon:
         self._workers = Workers(self._machines, self._bmcs, self._powers, clock=utc_now)
         leases = LeaseStore(database)
         self._addresses = AddressDesk(leases, lambda address: self._dhcp.leases_here(address), utc_now)
+        self._loaders = self._choose_loaders(LoaderStore(database))
         self._dhcp = self._dhcp_server(leases)
-        self._tftp = self._tftp_server()
+        site = self._site(authority)
+        self._tftp = self._tftp_server(GrubScripts(site, boots))
         hastened = [each.settings.name for each in self._interfaces if each.settings.hasten_ipxe and _has_dhcp(each)]
         self._advertiser = RouterAdvertiser(hastened, self._dhcp.booted_since, utc_now)
-        self._boot_http = Listener("boot HTTP server", boot.application(self._site(authority), boots))
+        files = boot.Files(authority.ca_pem, self._files())
+        self._boot_http = Listener("boot HTTP server", boot.application(site, files, boots))
         agent_app = agents.application(self._agent_desk)
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
         self._operator_api = Listener("operator API", operators.application(operator_desk, self._addresses))
@@ -160,6 +168,7 @@ class Daemon:
         await self._machines.load()
         await self._agent_desk.load()
         await self._addresses.load()
+        await self._loaders.load()
         addresses = [str(each.scope.address) for each in self._interfaces]
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
@@ -175,6 +184,7 @@ class Daemon:
             (self._machines.run, "events"),
             (self._workers.run, "workers"),
             (self._agent_desk.watch, "agent watch"),
+            (self._loaders.run, "loaders"),
             (self._dhcp.run, "dhcp"),
             (self._tftp.run, "tftp"),
             (self._advertiser.run, "router advertisements"),
@@ -220,8 +230,16 @@ class Daemon:
             )
         return _Interface(settings, scope)
 
+    def _files(self) -> dict[str, Path]:
+        """What HTTP and TFTP serve, by path: the assets that were verified, and the files of profiles."""
+        files = {f"assets/{name}": self._settings.assets_dir / name for name in self._assets.files}
+        for name, profile in self._settings.profiles.items():
+            files[f"profiles/{name}/kernel"] = profile.kernel
+            files |= {f"profiles/{name}/initrd-{number}": path for number, path in enumerate(profile.initrds)}
+        return files
+
     def _boot_files(self) -> dict[str, Path]:
-        """What TFTP serves and DHCP may advertise, by name."""
+        """What DHCP may advertise, by name; TFTP has it under that name."""
         prefix = "boot/"
         names = [name for name in self._assets.files if name.startswith(prefix)]
         return {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
@@ -233,36 +251,45 @@ class Daemon:
                 _check_apart(each.scope.network, leasing)
                 leasing[each.scope.network] = _leasing(each.settings)
         scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
-        return DhcpServer(scopes, leasing, leases, self._addresses, self._machines, utc_now)
+        return DhcpServer(scopes, leasing, leases, self._addresses, self._loaders, utc_now)
 
-    def _tftp_server(self) -> TftpServer:
+    def _choose_loaders(self, store: LoaderStore) -> Loaders:
+        uefi = self._settings.uefi
+        chosen = {macs.parse(each.mac): each.loader for each in uefi.machines}
+        return Loaders(
+            self._machines, store, default=None if uefi.loader == "learn" else Loader(uefi.loader), chosen=chosen
+        )
+
+    def _tftp_server(self, scripts: GrubScripts) -> TftpServer:
         tftp = self._settings.tftp
         return TftpServer(
             [(each.settings.name, str(each.scope.address)) for each in self._interfaces],
             tftp.port,
-            self._boot_files().get,
+            {**self._files(), **self._boot_files()}.get,
+            scripts.make,
             Limits(
                 block_size=tftp.block_size,
                 retry_after=tftp.retransmit_after.total_seconds(),
                 retries=tftp.give_up_after,
             ),
-            self._machines,
+            self._loaders,
             self._dhcp.mac_of,
         )
 
-    def _site(self, authority: Authority) -> Site:
+    def _site(self, authority: Authority) -> kernels.Site:
         settings = self._settings
-        image = self._assets.image("x86_64")
         console = settings.agent.console
-        return Site(
+        return kernels.Site(
             http_port=settings.boot_http.port,
             agent_port=settings.agent.port,
-            ca_pem=authority.ca_pem,
             ca_sha256=authority.ca_sha256,
-            agent_image=AgentImage(image.kernel, image.initramfs, (f"console={console}",) if console else ()),
-            assets={name: settings.assets_dir / name for name in self._assets.files},
+            agent_images={
+                architecture: kernels.AgentImage(f"assets/{image.kernel}", f"assets/{image.initramfs}")
+                for architecture, image in self._assets.images.items()
+            },
+            agent_arguments=(f"console={console}",) if console else (),
             profiles={
-                name: Profile(profile.kernel, profile.initrds, profile.command_line)
+                name: kernels.Profile(len(profile.initrds), profile.command_line)
                 for name, profile in settings.profiles.items()
             },
         )

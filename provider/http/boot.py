@@ -5,8 +5,7 @@ Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without
 |---|---|
 | `/boot.ipxe` | the script that is the same for all: it asks for the next one and says who asks |
 | `/machine.ipxe?mac=...&uuid=...` | the script of this machine, made from its boot decision |
-| `/assets/PATH` | a file of the assets' manifest, and no other |
-| `/profiles/NAME/kernel`, `/profiles/NAME/initrd-N` | the files of a boot profile |
+| `/assets/PATH`, `/profiles/NAME/kernel`, `/profiles/NAME/initrd-N` | the files of the assets' manifest and of boot profiles |
 | `/ca.pem` | the certificate that the kernel line pins |
 
 Files go out with ranges and ETags, always with a Content-Length, by sendfile. `?machine=ID` on a file
@@ -18,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
@@ -29,10 +29,11 @@ from provider.domain.errors import BootwrightError, PermanentError, RefusedError
 from provider.domain.inventory import FirmwareKind
 from provider.domain.machine import BootMode, Evidence
 from provider.http.files import BootFile
+from provider.planning import kernels
 from provider.planning.boot import BootDecision
 from provider.planning.identity import believable_uuid
+from provider.planning.kernels import BootPath, Caller, Site
 from provider.wire import ipxe
-from provider.wire.agent import KernelArguments
 from provider.wire.ipxe import HandOff, Image
 
 log = structlog.get_logger()
@@ -59,47 +60,21 @@ class Boots(Protocol):
 
 
 @dataclass(frozen=True)
-class Profile:
-    """A boot profile of kind `kernel`, ready to serve."""
+class Files:
+    """What this listener serves besides scripts."""
 
-    kernel: Path
-    initrds: tuple[Path, ...] = ()
-    command_line: str = ""
-
-
-@dataclass(frozen=True)
-class AgentImage:
-    """Where the agent's kernel and initramfs lie among the assets (`x86_64/vmlinuz`), and extra kernel arguments."""
-
-    kernel: str
-    initramfs: str
-    arguments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Site:
-    """What scripts need to know of this provider."""
-
-    http_port: int
-    agent_port: int
     ca_pem: bytes
-    ca_sha256: str
-    agent_image: AgentImage
-    assets: Mapping[str, Path] = field(default_factory=dict)
-    """Path in URLs to file; made from the verified manifest."""
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
-    hand_off: HandOff = HandOff.EXIT
-    """How a machine is sent to its disk."""
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    """Path in URLs (`assets/...`, `profiles/...`) to file; nothing else is ever opened."""
 
 
-def application(site: Site, boots: Boots) -> web.Application:
-    """The application; `listener.Listener` serves it."""
-    handlers = _Handlers(site, boots)
+def application(site: Site, files: Files, boots: Boots, hand_off: HandOff = HandOff.EXIT) -> web.Application:
+    """The application; `listener.Listener` serves it. `hand_off` is how a machine is sent to its disk."""
+    handlers = _Handlers(site, files, boots, hand_off)
     app = web.Application(client_max_size=1024, middlewares=[_errors])
     app.router.add_get("/boot.ipxe", handlers.bootstrap)
     app.router.add_get("/machine.ipxe", handlers.machine, allow_head=False)  # Each answer costs a ticket.
-    app.router.add_get("/assets/{path:.+}", handlers.asset)
-    app.router.add_get("/profiles/{name}/{file}", handlers.profile_file)
+    app.router.add_get("/{path:(?:assets|profiles)/.+}", handlers.file)
     app.router.add_get("/ca.pem", handlers.ca)
     return app
 
@@ -119,9 +94,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Handlers:
-    def __init__(self, site: Site, boots: Boots) -> None:
+    def __init__(self, site: Site, files: Files, boots: Boots, hand_off: HandOff) -> None:
         self._site = site
+        self._files = files
         self._boots = boots
+        self._hand_off = hand_off
 
     async def bootstrap(self, request: web.Request) -> web.Response:
         return _script(ipxe.bootstrap_script(self._base(request)))
@@ -152,20 +129,11 @@ class _Handlers:
             return web.Response(status=503, text="the provider is too busy\n")
         return _script(self._render(decision, evidence, request))
 
-    async def asset(self, request: web.Request) -> web.StreamResponse:
-        path = self._site.assets.get(request.match_info["path"])
-        return await self._file(request, path)
-
-    async def profile_file(self, request: web.Request) -> web.StreamResponse:
-        profile = self._site.profiles.get(request.match_info["name"])
-        return await self._file(
-            request, None if profile is None else _profile_path(profile, request.match_info["file"])
-        )
-
     async def ca(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._site.ca_pem, content_type="application/x-pem-file")
+        return web.Response(body=self._files.ca_pem, content_type="application/x-pem-file")
 
-    async def _file(self, request: web.Request, path: Path | None) -> web.StreamResponse:
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        path = self._files.paths.get(request.match_info["path"])
         if path is None:
             raise web.HTTPNotFound(text="there is no such boot file\n")
         return BootFile(path, lambda size, seconds: self._fetched(request, path, size, seconds))
@@ -178,64 +146,31 @@ class _Handlers:
     def _render(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
         try:
             match decision.mode:
-                case BootMode.AGENT:
-                    return self._agent_script(decision, evidence, request)
-                case BootMode.INSTALL:
-                    return self._install_script(decision, evidence, request)
+                case BootMode.AGENT | BootMode.INSTALL:
+                    return self._kernel_script(decision, evidence, request)
                 case BootMode.DISK:
-                    return ipxe.disk_script(decision.because, self._site.hand_off)
+                    return ipxe.disk_script(decision.because, self._hand_off)
                 case BootMode.NOTHING:
                     return ipxe.nothing_script(decision.because)
         except PermanentError as error:
             log.error("boot.script_impossible", machine=decision.machine_id, error=str(error), hint=error.hint)
             return ipxe.nothing_script(f"no script can be made: {error}")
 
-    def _agent_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
-        image, base = self._site.agent_image, self._base(request)
-        arguments = KernelArguments(
-            url=self._agent_url(request),
-            boot_url=base,
-            ca=self._site.ca_sha256,
-            ticket=_ticket(decision),
-            mac=evidence.macs[0],
-        )
-        return ipxe.agent_script(
-            Image("vmlinuz", _url(f"{base}/assets", image.kernel, decision)),
-            Image("initramfs", _url(f"{base}/assets", image.initramfs, decision)),
-            arguments,
-            image.arguments,
-        )
+    def _kernel_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
+        caller = Caller(evidence.macs[0], request.query.get("buildarch", ""), IPv4Address(_local_address(request)))
+        chosen = kernels.choose(decision, caller, self._site)
+        base, machine = self._base(request), ipxe.quoted(decision.machine_id)
 
-    def _install_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
-        name = decision.profile or ""
-        profile = self._site.profiles.get(name)
-        if profile is None:
-            raise PermanentError(f"there is no boot profile {name!r}", hint="add it to `profiles` in the settings")
-        fields = {
-            "agent_url": self._agent_url(request),
-            "install_url": f"{self._agent_url(request)}/agent/v1/installed",
-            "install_ticket": _ticket(decision),
-            "boot_url": self._base(request),
-            "ca_sha256": self._site.ca_sha256,
-            "mac": evidence.macs[0],
-            "machine": decision.machine_id,
-            "arguments": " ".join(decision.arguments),
-        }
-        base = f"{self._base(request)}/profiles/{ipxe.quoted(name)}"
-        initrds = [f"initrd-{number}" for number in range(len(profile.initrds))]
+        def image(file: BootPath) -> Image:
+            return Image(file.name, f"{base}/{ipxe.quoted(file.path)}?machine={machine}")
+
         return ipxe.kernel_script(
-            f"installing {name}",
-            Image("kernel", _url(base, "kernel", decision)),
-            [Image(initrd, _url(base, initrd, decision)) for initrd in initrds],
-            ipxe.fill_in(profile.command_line, fields),
+            chosen.title, image(chosen.kernel), list(map(image, chosen.initrds)), chosen.arguments
         )
 
     def _base(self, request: web.Request) -> str:
         """Our own address as this client reached it; the Host header is the client's word and is not used."""
         return f"http://{_local_address(request)}:{self._site.http_port}"
-
-    def _agent_url(self, request: web.Request) -> str:
-        return f"https://{_local_address(request)}:{self._site.agent_port}"
 
 
 def read_evidence(query: Mapping[str, str]) -> Evidence:
@@ -257,23 +192,6 @@ def read_evidence(query: Mapping[str, str]) -> Evidence:
 def _word(query: Mapping[str, str], name: str) -> str:
     shown = (letter for letter in query.get(name, "") if letter.isprintable())
     return "".join(shown)[:MOST_EVIDENCE_CHARACTERS].strip()
-
-
-def _ticket(decision: BootDecision) -> str:
-    if decision.ticket is None:
-        raise PermanentError(f"machine {decision.machine_id} got no ticket for its {decision.mode.value} script")
-    return decision.ticket.reveal()
-
-
-def _url(base: str, path: str, decision: BootDecision) -> str:
-    return f"{base}/{ipxe.quoted(path)}?machine={ipxe.quoted(decision.machine_id)}"
-
-
-def _profile_path(profile: Profile, file: str) -> Path | None:
-    if file == "kernel":
-        return profile.kernel
-    names = {f"initrd-{number}": path for number, path in enumerate(profile.initrds)}
-    return names.get(file)
 
 
 def _local_address(request: web.Request) -> str:

@@ -22,6 +22,7 @@ import yaml
 
 from provider.domain.errors import PermanentError
 from provider.lab.bmc import PORT as BMC_PORT
+from provider.lab.firmware import Firmware
 from provider.lab.machines import LabMachine
 from provider.lab.processes import Process
 from provider.lab.uplink import HOST
@@ -181,6 +182,9 @@ def write_configuration(
         "provider": {**template.get("provider", {}), "state_dir": str(places.provider_state)},
         "operator": {"socket": str(places.operator_socket)},
         "assets_dir": str(assets.resolve()),
+        "uefi": template.get(
+            "uefi", {"machines": [_signed(machine) for machine in machines if _needs_signed(machine)]}
+        ),
         "bmcs": [_bmc(machine) for machine in machines],
         "manager": {
             "url": f"wss://{HOST}:{UPLINK_PORT}/link",
@@ -191,6 +195,15 @@ def write_configuration(
     }
     places.configuration.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     places.configuration.chmod(0o600)  # There are passwords in it.
+
+
+def _needs_signed(machine: LabMachine) -> bool:
+    return machine.hardware.firmware is Firmware.SECURE_BOOT
+
+
+def _signed(machine: LabMachine) -> dict[str, Any]:
+    """What an operator writes who knows that it boots nothing else; the provider would find out, but it takes a boot."""
+    return {"mac": machine.hardware.mac, "loader": "signed"}
 
 
 def _bmc(machine: LabMachine) -> dict[str, Any]:

@@ -46,20 +46,23 @@ class Uefi:
     arguments: tuple[str, ...] = ()
 
 
-_NO_PXE = tuple(
-    word for ip in ("IPv4", "IPv6") for word in ("-fw_cfg", f"name=opt/org.tianocore/{ip}PXESupport,string=n")
-)
+def _without_pxe(*versions: str) -> tuple[str, ...]:
+    """EDK2's own switch; without IPv6, a machine whose PXE failed comes to its next boot option a minute earlier."""
+    return tuple(
+        word for version in versions for word in ("-fw_cfg", f"name=opt/org.tianocore/{version}PXESupport,string=n")
+    )
+
 
 UEFI: Mapping[Firmware, Uefi] = {
     Firmware.UEFI: Uefi("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf"),
-    Firmware.UEFI_HTTP: Uefi("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf", arguments=_NO_PXE),
+    Firmware.UEFI_HTTP: Uefi("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf", arguments=_without_pxe("IPv4", "IPv6")),
     Firmware.SECURE_BOOT: Uefi(
         "OVMF_CODE_4M.ms.fd",
         "OVMF_VARS_4M.ms.fd",
         "ovmf",
         machine=",smm=on",
         # The keys are safe from the system only if the flash is.
-        arguments=("-global", "driver=cfi.pflash01,property=secure,value=on"),
+        arguments=("-global", "driver=cfi.pflash01,property=secure,value=on", *_without_pxe("IPv6")),
     ),
 }
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from provider.domain.errors import SettingsError
 from provider.lab.firmware import Firmware
+from provider.settings import plain_yaml
 from provider.settings.models import Duration, Model
 
 DEFAULT_FILE = Path(__file__).resolve().parents[2] / "config" / "lab.yaml"
@@ -85,7 +86,7 @@ def load(file: Path = DEFAULT_FILE) -> LabFile:
         SettingsError: If it cannot be used; names every problem.
     """
     try:
-        return LabFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return LabFile.model_validate(plain_yaml.load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

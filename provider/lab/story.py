@@ -170,21 +170,21 @@ class Actor:
 
     def _note_boot(self) -> None:
         """Take the times of the first boot from the provider's events."""
-        for stage, name, file in _BOOT_STAGES:
-            events = self._lab.witness.events_of(self.id, name)
-            first = next((event for event in events if file in str(event.data.get("file", ""))), None)
-            if first is not None:
-                self._note(stage, first.at)
+        for stage, names, file in _BOOT_STAGES:
+            events = [event for name in names for event in self._lab.witness.events_of(self.id, name)]
+            times = [event.at for event in events if file in str(event.data.get("file", ""))]
+            if times:
+                self._note(stage, min(times))
 
 
 _BOOT_STAGES = (
-    ("DHCPACK", "dhcp.acknowledged", ""),
-    ("NBP", "tftp.sent", ""),
-    ("script", "boot.script_served", ""),
-    ("kernel", "boot.file_served", "vmlinuz"),
-    ("agent", "agent.enrolled", ""),
+    ("DHCPACK", ("dhcp.acknowledged",), ""),
+    ("NBP", ("tftp.sent",), ""),
+    ("script", ("boot.script_served",), ""),
+    ("kernel", ("boot.file_served", "tftp.sent"), "vmlinuz"),
+    ("agent", ("agent.enrolled",), ""),
 )
-"""Stage, event, and what the event's file is called."""
+"""Stage, events, and what the event's file is called."""
 
 
 class Story:

@@ -27,6 +27,7 @@ from provider.domain.machine import Attachment
 from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.planning import offer, reply
+from provider.planning.loader import Loader
 from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp, pxe, udp
@@ -60,10 +61,13 @@ class Reservations(Protocol):
 
 
 class BootWatch(Protocol):
-    """Who knows the machines; `reconcile.machines.Machines` is one. No method waits or raises."""
+    """Who knows the machines; `reconcile.loaders.Loaders` is one. No method waits or raises."""
 
     def may_netboot(self, mac: MacAddress) -> bool:
         """False for a machine that was rejected or cordoned."""
+
+    def loader(self, mac: MacAddress, *, begins: bool) -> Loader:
+        """What UEFI firmware boots with; `begins` when it asks for the first time in a boot."""
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         """Something happened to the machine with this MAC address."""
@@ -199,7 +203,7 @@ class DhcpServer:
             log.info("dhcp.malformed", interface=port.scope.interface, source=str(source[0]), error=str(error))
             return
         now = self._clock()
-        asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr))
+        asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr), self._loader(packet))
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         decision = offer.decide(asked, port.scope, self._subnets, now)
         if isinstance(decision, Reply) and (seen := reply.attachment(packet, port.scope)) is not None:
@@ -214,6 +218,14 @@ class DhcpServer:
             self._save(granted.leases, lambda: self._send(port, granted, now))
         else:
             self._send(port, decision, now)
+
+    def _loader(self, packet: dhcp.Packet) -> Loader:
+        if not packet.options.get(dhcp.Option.VENDOR_CLASS, b"").startswith((pxe.PXE_CLIENT, pxe.HTTP_CLIENT)):
+            return Loader.IPXE
+        client = pxe.client(packet)
+        if client.is_ipxe or client.arch is pxe.Arch.BIOS:
+            return Loader.IPXE
+        return self._watch.loader(packet.chaddr, begins=packet.message_type is dhcp.MessageType.DISCOVER)
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:

@@ -17,7 +17,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -29,7 +29,7 @@ from provider.domain.mac import MacAddress
 from provider.kit.threads import Threads
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import BootWatch
-from provider.wire import tftp, tftp_transfer
+from provider.wire import pxe, tftp, tftp_transfer
 from provider.wire.tftp import ErrorCode
 from provider.wire.tftp_transfer import Limits, Outcome, Transfer
 
@@ -56,7 +56,8 @@ _Endpoint = tuple[str, int]
 
 class TftpServer:
     """
-    Serves `files` (name to path, None for a name that is not served) on the given interfaces and their addresses.
+    Serves `files` (name to path, None for a name that is not served) on the given interfaces and their addresses, and
+    `scripts` (name and our address to content, None likewise), which are made anew for each request.
 
     `mac_of` tells whose IP address a client has, for the machine's events. Call `start`, which binds, then `run`.
     """
@@ -66,6 +67,7 @@ class TftpServer:
         interfaces: Sequence[tuple[str, str]],
         port: int,
         files: Callable[[str], Path | None],
+        scripts: Callable[[str, str], Awaitable[bytes | None]],
         limits: Limits,
         watch: BootWatch,
         mac_of: Callable[[str], MacAddress | None],
@@ -73,6 +75,7 @@ class TftpServer:
         self._interfaces = interfaces
         self._port = port
         self._files = files
+        self._scripts = scripts
         self._limits = limits
         self._watch = watch
         self._mac_of = mac_of
@@ -186,17 +189,17 @@ class TftpServer:
             del self._transfers[session.client[0]]
 
     async def _transfer(self, session: _Session, listening: _Listening) -> None:
-        path = self._files(session.file)
-        if path is None:
-            self._note(session, "tftp.failed", reason="no such boot file")
-            error = tftp.Error(ErrorCode.FILE_NOT_FOUND, "there is no such boot file")
-            self._refuse(listening, session.client, error)
-            return
         try:
-            content = await self._contents.read(path)
+            content = await self._content(session.file, listening.address)
         except OSError as error:
             self._note(session, "tftp.failed", reason=str(error))
             self._refuse(listening, session.client, tftp.Error(ErrorCode.UNDEFINED, "the file cannot be read"))
+            return
+        if content is None:
+            if session.file not in pxe.NOT_MISSED:
+                self._note(session, "tftp.failed", reason="no such boot file")
+            missing = tftp.Error(ErrorCode.FILE_NOT_FOUND, "there is no such boot file")
+            self._refuse(listening, session.client, missing)
             return
         started = asyncio.get_running_loop().time()
         transfer = Transfer(content.data, session.request, self._limits)
@@ -206,12 +209,21 @@ class TftpServer:
         seconds = round(asyncio.get_running_loop().time() - started, 3)
         self._ended(session, transfer, seconds)
 
+    async def _content(self, name: str, address: str) -> _Content | None:
+        path = self._files(name)
+        if path is not None:
+            return await self._contents.read(path)
+        script = await self._scripts(name, address)
+        return None if script is None else _Content(script)
+
     def _ended(self, session: _Session, transfer: Transfer, seconds: float) -> None:
         match transfer.outcome:
             case Outcome.DONE:
                 self._note(session, "tftp.sent", bytes=len(transfer.content), seconds=seconds)
             case Outcome.PROBED:
                 log.debug("tftp.probed", source=session.client[0], file=session.file)
+            case Outcome.ABORTED if not transfer.content:
+                log.debug("tftp.not_wanted", source=session.client[0], file=session.file)
             case _ if session.superseded:
                 log.debug("tftp.superseded", source=session.client[0], file=session.file)
             case _:

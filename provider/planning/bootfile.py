@@ -3,7 +3,7 @@ What a boot client boots: the file or URL, and the options that carry it.
 
 | Asks | Gets as boot file |
 |---|---|
-| PXE firmware (option 60 PXEClient) | the NBP of its architecture, by TFTP (`pxe.NBP`) |
+| PXE firmware (option 60 PXEClient) | the NBP of its architecture, by TFTP (`pxe.NBP`, or `pxe.SIGNED`) |
 | UEFI HTTP boot (option 60 HTTPClient) | the same, as an HTTP URL |
 | iPXE (user class, or its features in option 175) | the URL of the boot script |
 | anything else | nothing but an address, and that in server mode only |
@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from provider.planning.reply import Ignore, Scope
+from provider.planning.loader import Loader
+from provider.planning.reply import Asked, Ignore, Scope
 from provider.wire import pxe
 from provider.wire.dhcp import Option, Packet
 
@@ -34,15 +35,20 @@ def stage(client: pxe.Client) -> str:
     return "firmware" if client.is_pxe or client.is_http else "os"
 
 
-def choose(scope: Scope, packet: Packet, client: pxe.Client) -> Boot | Ignore:
+def choose(scope: Scope, asked: Asked, client: pxe.Client) -> Boot | Ignore:
     """The boot part for a client that boots."""
+    packet = asked.packet
     if client.is_ipxe:
         return _boot(scope, packet, scope.script_url, {Option.IPXE: pxe.no_proxy_wait()})
-    name = pxe.NBP.get(client.arch) if client.arch is not None else None
-    if name is None:
+    signed = asked.loader is Loader.SIGNED
+    if client.is_http and signed:
+        return Ignore("the signed boot loader goes on by TFTP, so it is for PXE only")
+    names = [] if client.arch is None else pxe.bootstrap_programs(client.arch, signed=signed)
+    if not names:
         return Ignore("no NBP for its architecture (option 93)", warn=True)
-    if name not in scope.boot_files:
-        return Ignore(f"its NBP {name} is missing: run bootwright assets build", warn=True)
+    name = next((name for name in names if name in scope.boot_files), None)
+    if name is None:
+        return Ignore(f"its NBP {names[0]} is missing: run bootwright assets build", warn=True)
     if client.is_http:
         return _boot(scope, packet, scope.file_url(name), {Option.VENDOR_CLASS: pxe.HTTP_CLIENT})
     return _boot(scope, packet, name, {Option.VENDOR_CLASS: pxe.PXE_CLIENT})

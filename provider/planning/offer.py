@@ -57,7 +57,7 @@ def decide(asked: Asked, scope: Scope, subnets: Subnets, now: datetime) -> Decis
     subnet = subnets.of(link)
     if subnet is None:
         return Ignore(f"{link} is of no subnet that is configured", warn=packet.giaddr != dhcp.NOWHERE)
-    return _Conversation(packet, scope, subnet, client, now).decide()
+    return _Conversation(asked, scope, subnet, client, now).decide()
 
 
 def _link(packet: Packet, scope: Scope) -> IPv4Address:
@@ -73,7 +73,9 @@ def _link(packet: Packet, scope: Scope) -> IPv4Address:
 class _Conversation:
     """One packet to us as a server, from a client on `subnet`."""
 
-    def __init__(self, packet: Packet, scope: Scope, subnet: Subnet, client: pxe.Client, now: datetime) -> None:
+    def __init__(self, asked: Asked, scope: Scope, subnet: Subnet, client: pxe.Client, now: datetime) -> None:
+        packet = asked.packet
+        self._asked = asked
         self._packet = packet
         self._scope = scope
         self._subnet = subnet
@@ -204,7 +206,7 @@ class _Conversation:
 
     def _boot(self) -> Boot | Ignore | None:
         """The boot part, or None for those who do not boot."""
-        return bootfile.choose(self._scope, self._packet, self._client) if self._client.boots else None
+        return bootfile.choose(self._scope, self._asked, self._client) if self._client.boots else None
 
     def _duration(self) -> timedelta:
         """As the settings have it, or shorter if the client asks for less (option 51)."""

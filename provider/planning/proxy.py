@@ -15,7 +15,7 @@ def offer(asked: Asked, scope: Scope, client: pxe.Client) -> Decision:
     packet = asked.packet
     if packet.message_type is not MessageType.DISCOVER:
         return Ignore("meant for the DHCP server beside us")
-    boot = bootfile.choose(scope, packet, client)
+    boot = bootfile.choose(scope, asked, client)
     if isinstance(boot, Ignore):
         return boot
     options: dict[int, bytes] = {Option.VENDOR_CLASS: pxe.HTTP_CLIENT if client.is_http else pxe.PXE_CLIENT}
@@ -42,7 +42,7 @@ def boot_service(asked: Asked, scope: Scope, client: pxe.Client) -> Decision:
         return Ignore("not a request for boot details")
     if not client.boots:
         return Ignore("not a boot client")
-    boot = bootfile.choose(scope, packet, client)
+    boot = bootfile.choose(scope, asked, client)
     if isinstance(boot, Ignore):
         return boot
     options = {Option.VENDOR_CLASS: pxe.PXE_CLIENT, **boot.options}

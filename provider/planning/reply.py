@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain.lease import Lease
 from provider.domain.machine import Attachment
+from provider.planning.loader import Loader
 from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
 
@@ -49,6 +50,7 @@ class Asked:
     port: int
     """The port of ours that it came to: 67 or 4011."""
     may_netboot: bool
+    loader: Loader = Loader.IPXE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from provider.domain.errors import SettingsError
+from provider.settings import plain_yaml
 from provider.settings.models import BmcSettings, KernelProfile, ManagerSettings, Settings
 
 _Place = tuple[str | int, ...]
@@ -37,8 +38,8 @@ def load(path: Path) -> Settings:
             f"cannot read the configuration file {path}: {reason}", hint="start from config/provider.yaml"
         ) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=plain_yaml.Loader)
+        values = plain_yaml.load(text)
     except yaml.MarkedYAMLError as error:
         raise SettingsError(f"{path}:{_line_of(error)}: this is not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:

@@ -20,6 +20,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from provider.domain import mac
+from provider.planning.loader import Loader
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -257,6 +258,28 @@ class TftpSettings(Model):
     """Retransmissions of one block until the transfer ends."""
 
 
+class LoaderSettings(Model):
+    """What the UEFI firmware behind one MAC address boots with."""
+
+    mac: str
+    """MAC address of the interface that boots."""
+    loader: Loader
+
+    @field_validator("mac")
+    @classmethod
+    def _spell_mac(cls, value: str) -> str:
+        return mac.parse(value)
+
+
+class UefiSettings(Model):
+    """What UEFI firmware boots with: ipxe, or signed (shim and GRUB), which Secure Boot needs."""
+
+    loader: Loader | Literal["learn"] = "learn"
+    """learn: iPXE, and the signed chain once a machine fetched iPXE and did not run it."""
+    machines: tuple[LoaderSettings, ...] = ()
+    """Exceptions."""
+
+
 class BootHttpSettings(Model):
     """The plain HTTP server for firmware, iPXE and kernels. It serves no secret."""
 
@@ -402,6 +425,7 @@ class Settings(Model):
 
     provider: ProviderSettings = ProviderSettings()
     network: NetworkSettings
+    uefi: UefiSettings = UefiSettings()
     tftp: TftpSettings = TftpSettings()
     boot_http: BootHttpSettings = BootHttpSettings()
     agent: AgentSettings = AgentSettings()

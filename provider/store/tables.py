@@ -229,3 +229,12 @@ class ReservationRow(SQLModel, table=True):
     by: str
     value: str
     remote_id: str = ""
+
+
+class LoaderRow(SQLModel, table=True):
+    """What boot loader ran on a firmware."""
+
+    __tablename__ = "loader"
+
+    mac: str = Field(primary_key=True)
+    loader: str

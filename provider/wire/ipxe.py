@@ -17,13 +17,12 @@ argument, or with another one, may do harm (edge case 168).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote
 
 from provider.domain.errors import PermanentError
-from provider.wire.agent import KernelArguments
 
 CONTENT_TYPE = "text/plain; charset=ascii"
 
@@ -80,17 +79,6 @@ def bootstrap_script(base_url: str) -> str:
     )
 
 
-def agent_script(kernel: Image, initramfs: Image, arguments: KernelArguments, further: Sequence[str] = ()) -> str:
-    """
-    Start the agent. Its own arguments come first; `further` are whole kernel arguments, such as `console=ttyS0`.
-
-    Raises:
-        PermanentError: If an argument cannot stand in a script.
-    """
-    own = [f"bootwright.{name}={value}" for name, value in asdict(arguments).items()]
-    return kernel_script("starting the agent", kernel, [initramfs], [*own, *further])
-
-
 def kernel_script(title: str, kernel: Image, initrds: Sequence[Image], arguments: Sequence[str]) -> str:
     """
     Load a kernel with its initial RAM disks and start it.
@@ -137,27 +125,6 @@ def disk_script(reason: str, hand_off: HandOff = HandOff.EXIT) -> str:
 def nothing_script(reason: str) -> str:
     """Leave the machine alone: we have nothing for it."""
     return _script(f"echo Bootwright: {_shown(reason)}, nothing to boot from here", _NEXT_DEVICE)
-
-
-def fill_in(template: str, fields: Mapping[str, str]) -> list[str]:
-    """
-    Fill `{name}` fields into a kernel command line and split it into arguments.
-
-    A value is filled in as it stands, `arguments` among them may be several words. `initrd=` arguments of the template
-    are dropped: only `kernel_script` knows the names.
-
-    Raises:
-        PermanentError: If the template has a field that is not known.
-    """
-
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in fields:
-            known = ", ".join(f"{{{name}}}" for name in sorted(fields))
-            raise PermanentError(f"the command line has an unknown field {found[0]}", hint=f"known are: {known}")
-        return fields[found[1]]
-
-    filled = re.sub(r"\{([a-z_0-9]+)\}", value, template)
-    return [argument for argument in filled.split() if not argument.startswith("initrd=")]
 
 
 def quoted(path: str) -> str:

@@ -35,7 +35,28 @@ NBP: dict[Arch, str] = {
     Arch.UEFI_EBC: "snponly.efi",  # x64 firmware announces either code (edge case 20).
     Arch.UEFI_X64_HTTP: "snponly.efi",
 }
-"""Which network bootstrap program an architecture gets; the only place that names them."""
+"""Which network bootstrap program an architecture gets; this and the next table are the only places that name them."""
+
+SIGNED: dict[Arch, str] = {
+    Arch.UEFI_X64: "shimx64.efi",
+    Arch.UEFI_EBC: "shimx64.efi",
+    Arch.UEFI_ARM64: "shimaa64.efi",
+}
+"""The signed one, for Secure Boot and where there is no other; it starts a GRUB that knows no HTTP."""
+
+NOT_MISSED = frozenset(
+    {"revocations.efi", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate.efi", "shim_certificate_0.efi"}
+)
+"""What a shim asks for, and goes on without."""
+
+BOOT_LOADERS = frozenset({*NBP.values(), *SIGNED.values()})
+
+
+def bootstrap_programs(arch: Arch, *, signed: bool) -> list[str]:
+    """What an architecture can boot with, the best first; only what is signed if it has to be."""
+    names = [SIGNED.get(arch)] if signed and arch is not Arch.BIOS else [NBP.get(arch), SIGNED.get(arch)]
+    return [name for name in names if name is not None]
+
 
 _IPXE_FEATURE_HTTP = 0x13
 _IPXE_FEATURE_BZIMAGE = 0x18

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from provider.http import boot
+from provider.planning.kernels import Site
 from tests.integration.provider_process import ADDRESS, ProviderProcess, provider_process
 from tests.integration.wires import must
 
@@ -161,7 +162,7 @@ def test_nothing_but_boot_files(served: ProviderProcess, target: str) -> None:
 
 def routes() -> list[tuple[str, str]]:
     """Every method and path of the application."""
-    app = boot.application(boot.Site(0, 0, b"", "", boot.AgentImage("", "")), None)  # type: ignore[arg-type] # not asked
+    app = boot.application(Site(0, 0, "", {}), boot.Files(b""), None)  # type: ignore[arg-type] # not asked
     return [(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None]
 
 
@@ -169,7 +170,7 @@ def routes() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("path", sorted({path for _, path in routes()}))
 def test_only_reading(served: ProviderProcess, method: str, path: str) -> None:
     """A method that we do not serve does something."""
-    target = path.replace("{path}", "x86_64/vmlinuz").replace("{name}", "linux").replace("{file}", "kernel")
+    target = path.replace("{path}", KERNEL.removeprefix("/"))
     answer = served.boot(method, target)
     assert answer.status in (400, 405), answer.text
     if answer.status == 405:

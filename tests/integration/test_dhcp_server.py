@@ -24,6 +24,7 @@ from provider.kit.clock import utc_now
 from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import DhcpServer
+from provider.planning.loader import Loader
 from provider.planning.reply import Scope
 from provider.planning.subnets import Leasing, device_options, site_options
 from tests.integration.wires import Wire, must, wire
@@ -58,6 +59,9 @@ class Notebook:
 
     def may_netboot(self, mac: MacAddress) -> bool:
         return mac not in self.left_alone
+
+    def loader(self, mac: MacAddress, *, begins: bool) -> Loader:
+        return Loader.IPXE
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         self.noted.append((mac, name, dict(data)))

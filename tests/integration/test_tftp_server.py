@@ -16,6 +16,7 @@ from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketERR, TftpPacketWRQ
 
 from provider.domain.mac import MacAddress
 from provider.netboot.tftp_server import TftpServer
+from provider.planning.loader import Loader
 from provider.wire.tftp_transfer import Limits
 from tests.integration.wires import Wire, must, wire
 
@@ -38,6 +39,9 @@ class Notebook:
 
     def may_netboot(self, mac: MacAddress) -> bool:
         return True
+
+    def loader(self, mac: MacAddress, *, begins: bool) -> Loader:
+        return Loader.IPXE
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         assert mac == MAC
@@ -122,12 +126,16 @@ CLIENTS = [
 ]
 
 
+async def no_script(name: str, address: str) -> bytes | None:
+    return b"made for " + address.encode() if name == "made" else None
+
+
 @contextlib.asynccontextmanager
 async def bench(cable: Wire, folder: Path, limits: Limits) -> AsyncIterator[Bench]:
     made = Bench(cable, folder)
     made.make_files()
     must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
-    server = TftpServer([(cable.ours, SERVER)], 69, made.find, limits, made.notebook, lambda _: MAC)
+    server = TftpServer([(cable.ours, SERVER)], 69, made.find, no_script, limits, made.notebook, lambda _: MAC)
     await server.start()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.run())
@@ -251,6 +259,18 @@ def test_names_as_firmware_writes_them(tmp_path: Path, name: str) -> None:
         status, said = await made.run(*hpa(name, str(got)))
         assert status == 0, said
         assert got.read_bytes() == b"nbp"
+
+    with_bench(tmp_path, use)
+
+
+def test_what_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
+    """A script that is made for each machine does not go out, or with the wrong address of ours in it."""
+
+    async def use(made: Bench) -> None:
+        got = tmp_path / "got/made"
+        status, said = await made.run(*curl()("made", str(got)))
+        assert status == 0, said
+        assert got.read_text() == f"made for {SERVER}"
 
     with_bench(tmp_path, use)
 
@@ -412,6 +432,6 @@ def test_taken_port(tmp_path: Path) -> None:
     """Two TFTP servers share a port, and machines get files of either."""
     with wire(f"{SERVER}/24") as cable, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("", 69))
-        server = TftpServer([(cable.ours, SERVER)], 69, lambda _: None, Limits(), Notebook(), lambda _: None)
+        server = TftpServer([(cable.ours, SERVER)], 69, lambda _: None, no_script, Limits(), Notebook(), lambda _: None)
         with pytest.raises(Exception, match="UDP port 69 on wire-ours is taken"):
             asyncio.run(server.start())

@@ -8,14 +8,10 @@ from hypothesis import strategies as st
 
 from provider.domain.errors import PermanentError
 from provider.wire import ipxe
-from provider.wire.agent import KernelArguments
 from provider.wire.ipxe import HandOff, Image
 
 KERNEL = Image("vmlinuz", "http://10.77.0.1:8080/assets/x86_64/vmlinuz")
 INITRAMFS = Image("initramfs", "http://10.77.0.1:8080/assets/x86_64/initramfs.zst")
-ARGUMENTS = KernelArguments(
-    url="https://10.77.0.1:8443", boot_url="http://10.77.0.1:8080", ca="ab" * 32, ticket="t", mac="52:54:00:12:34:56"
-)
 
 
 def lines(script: str) -> list[str]:
@@ -40,20 +36,17 @@ def test_bootstrap_tries_again_and_gives_up() -> None:
 
 def test_every_label_is_there() -> None:
     """A script jumps to a label that it does not have, and stops."""
-    script = lines(ipxe.agent_script(KERNEL, INITRAMFS, ARGUMENTS))
+    script = lines(ipxe.kernel_script("x", KERNEL, [INITRAMFS], []))
     labels = {line[1:] for line in script if line.startswith(":")}
     pauses = {line.removeprefix("set pause ") for line in script if line.startswith("set pause ")}
     assert {f"wait_{pause}" for pause in pauses} <= labels
     assert {line.removeprefix("goto ") for line in script if line.startswith("goto ")} <= labels
 
 
-def test_agent_gets_its_arguments() -> None:
-    """The agent starts and does not know whom to call."""
-    script = lines(ipxe.agent_script(KERNEL, INITRAMFS, ARGUMENTS, ["console=ttyS0"]))
-    kernel = next(line for line in script if line.startswith("kernel "))
-    assert kernel.startswith(f"kernel {KERNEL.url} initrd=initramfs bootwright.url=https://10.77.0.1:8443 ")
-    for argument in ("bootwright.ticket=t", "bootwright.mac=52:54:00:12:34:56", "console=ttyS0"):
-        assert f" {argument} " in kernel
+def test_kernel_gets_its_arguments() -> None:
+    """A kernel starts without an argument, or does not find its RAM disk."""
+    script = lines(ipxe.kernel_script("x", KERNEL, [INITRAMFS], ["a=b", "console=ttyS0"]))
+    assert f"kernel {KERNEL.url} initrd=initramfs a=b console=ttyS0 || goto wait_${{pause}}" in script
     assert any(line.startswith(f"initrd --name initramfs {INITRAMFS.url} ") for line in script)
 
 
@@ -105,12 +98,3 @@ def test_line_that_a_kernel_would_cut_is_refused() -> None:
 def test_hand_off(hand_off: HandOff, last: str) -> None:
     """A firmware that hangs one way cannot be sent to its disk another way (edge cases 47, 48)."""
     assert lines(ipxe.disk_script("installed", hand_off))[-1] == last
-
-
-def test_template_is_filled_in() -> None:
-    """An installer is not told where to report."""
-    fields = {"install_url": "https://p:8443/agent/v1/installed", "arguments": "quiet debug"}
-    filled = ipxe.fill_in("auto=true url={install_url} initrd=mine {arguments}", fields)
-    assert filled == ["auto=true", "url=https://p:8443/agent/v1/installed", "quiet", "debug"]
-    with pytest.raises(PermanentError, match="unknown field"):
-        ipxe.fill_in("{instal_url}", fields)

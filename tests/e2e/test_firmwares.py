@@ -1,0 +1,82 @@
+"""
+Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, and Secure Boot with the keys that every machine has.
+
+The story is told as far as the first wipe: the agent came up, and with it the whole way from the firmware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from provider.domain.event import Event
+from provider.lab import lab as labs
+from provider.lab import settings as lab_settings
+from provider.lab import view
+from provider.lab.firmware import Firmware
+from provider.lab.lab import Lab
+from provider.lab.settings import LabFile
+from provider.lab.story import Story
+
+PATIENCE = 600.0  # seconds
+
+
+def _settings(firmware: Firmware, **serve: Any) -> LabFile:
+    """One machine; `serve` is added to the provider's configuration."""
+    file = lab_settings.load()
+    lab = file.lab.model_copy(update={"machines": 1, "firmware": firmware})
+    return file.model_copy(update={"lab": lab, "serve": {**file.serve, **serve}})
+
+
+def _events(lab: Lab, story: Story, name: str) -> list[Event]:
+    return list(lab.witness.events_of(story.actors[0].id, name))
+
+
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize("firmware", [Firmware.UEFI_HTTP, Firmware.SECURE_BOOT])
+def test_story_until_the_wipe(assets: Path, folder: Path, firmware: Firmware) -> None:
+    """A kind of firmware does not get as far as the agent."""
+
+    async def main() -> None:
+        accelerator = await labs.choose_accelerator(assets)
+        async with labs.up(_settings(firmware), folder / "run", assets, accelerator) as lab:
+            story = Story(lab, view.for_console(Console(stderr=True)))
+            await story.discover()
+            await story.wipe()
+            sent = {event.data["file"] for event in _events(lab, story, "tftp.sent")}
+            if firmware is Firmware.UEFI_HTTP:
+                assert not sent, "all of it came by HTTP"
+            else:
+                assert {"shimx64.efi", "grubx64.efi", "assets/x86_64/vmlinuz"} <= sent
+                said = lab.machines[0].files.console_log.read_text(errors="replace")
+                assert "secureboot: Secure boot enabled" in said, "the agent's kernel says so"
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(PATIENCE)
+def test_firmware_that_refuses_what_is_not_signed(assets: Path, folder: Path) -> None:
+    """Nobody learns why a machine with Secure Boot does not come, and it never gets what it could run."""
+
+    async def main() -> None:
+        accelerator = await labs.choose_accelerator(assets)
+        file = _settings(Firmware.SECURE_BOOT, uefi={"loader": "learn"})
+        async with labs.up(file, folder / "run", assets, accelerator) as lab:
+            machine = lab.machines[0]
+            await machine.press_power_button()
+            async with asyncio.timeout(PATIENCE):
+                while "loader.refused" not in lab.provider.log_file.read_text():
+                    await asyncio.sleep(0.5)
+            await machine.die()
+            await machine.wait_for_power(on=False)
+            story = Story(lab, view.for_console(Console(stderr=True)))
+            await story.discover()
+            refused = _events(lab, story, "loader.refused")
+            assert [event.data["next"] for event in refused] == ["signed"]
+            assert "Secure Boot" in str(refused[0].data["reason"])
+
+    asyncio.run(main())

@@ -1,0 +1,66 @@
+"""GRUB scripts: what stands in them, and what can never get into them; checked by GRUB's own parser where it is installed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider.domain.errors import PermanentError
+from provider.domain.mac import MacAddress
+from provider.wire import grub
+
+MAC = MacAddress("52:54:00:12:34:56")
+
+
+def test_bootstrap_asks_for_the_path_that_we_serve() -> None:
+    """GRUB asks for a name that nobody knows."""
+    asks = next(line.split()[1] for line in grub.bootstrap_script().splitlines() if line.lstrip().startswith("source"))
+    name = asks.replace("$prefix", "grub").replace("$grub_cpu", "arm64").replace("$net_default_mac", MAC)
+    assert name == grub.path_of("arm64", MAC)
+    assert grub.machine_of(name) == ("arm64", MAC)
+
+
+@pytest.mark.parametrize(
+    "name", ["grub/machine/x86_64/", "grub/machine/x86_64/../../x", "grub/grub.cfg", "grub/machine/x/52:54:00:12:34:5"]
+)
+def test_nobody_asks(name: str) -> None:
+    """A name that is no machine's makes one."""
+    assert grub.machine_of(name) is None
+
+
+def test_kernel() -> None:
+    """A file or an argument is missing, or in the wrong place."""
+    script = grub.kernel_script(
+        "agent", "10.77.0.1", "assets/x/vmlinuz", ["assets/x/initramfs"], ["a=b", "console=ttyS0"]
+    )
+    assert "if linux '(tftp,10.77.0.1)/assets/x/vmlinuz' 'a=b' 'console=ttyS0'; then" in script
+    assert "if initrd '(tftp,10.77.0.1)/assets/x/initramfs'; then boot; fi" in script
+
+
+def test_kernel_without_initrd_boots() -> None:
+    """A profile without an initial RAM disk is loaded and never started."""
+    assert re.search(r"^ +boot$", grub.kernel_script("x", "10.77.0.1", "k", [], []), re.MULTILINE)
+
+
+@given(st.text(max_size=40))
+def test_any_argument_is_carried_whole_or_refused(argument: str) -> None:
+    """An argument arrives changed, or becomes a command."""
+    try:
+        script = grub.kernel_script("x", "10.77.0.1", "kernel", [], [argument])
+    except PermanentError:
+        return
+    assert f" '{argument}'; then" in script
+    assert "'" not in argument
+    assert argument.isprintable()
+
+
+@given(st.text(max_size=50))
+def test_no_text_becomes_a_command(text: str) -> None:
+    """A machine's name or a reason ends its line and goes on as a command."""
+    for script in (grub.disk_script(text), grub.nothing_script(text)):
+        greeting = script.splitlines()[0]
+        assert re.fullmatch(r"echo '[A-Za-z0-9 .,:/()_-]*'", greeting)
+        assert script.endswith("exit\n")
