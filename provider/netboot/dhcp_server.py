@@ -192,15 +192,15 @@ class DhcpServer:
                 log.warning("dhcp.receive_failed", interface=port.scope.interface, error=str(error))
                 return
             try:
-                self._received(port, raw, (IPv4Address(source[0]), source[1]))
+                self._received(port, raw, source)
             except Exception:
                 log.exception("dhcp.failed", interface=port.scope.interface, source=source[0], raw=raw[:512].hex())
 
-    def _received(self, port: _Port, raw: bytes, source: tuple[IPv4Address, int]) -> None:
+    def _received(self, port: _Port, raw: bytes, source: tuple[str, int]) -> None:
         try:
             packet = dhcp.decode(raw)
         except MalformedPacketError as error:
-            log.info("dhcp.malformed", interface=port.scope.interface, source=str(source[0]), error=str(error))
+            log.info("dhcp.malformed", interface=port.scope.interface, source=source[0], error=str(error))
             return
         now = self._clock()
         asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr), self._loader(packet))
@@ -272,7 +272,8 @@ class DhcpServer:
             return
         if decided.facts.get("stage") != "os":
             self._remember(packet.chaddr, now)
-        self._watch.note(packet.chaddr, decided.event, **decided.facts)
+        if decided.event:
+            self._watch.note(packet.chaddr, decided.event, **decided.facts)
 
     def _remember(self, mac: MacAddress, now: datetime) -> None:
         if len(self._booting) > 100_000:

@@ -47,7 +47,10 @@ class Pool:
         self._ranges = left
 
     def __contains__(self, number: int) -> bool:
-        return any(first <= number <= last for first, last in self._ranges)
+        for first, last in self._ranges:  # noqa: SIM110 - `any` takes three times as long, several times a packet
+            if first <= number <= last:
+                return True
+        return False
 
     def __iter__(self) -> Iterator[int]:
         for first, last in self._ranges:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from provider.domain.lease import Claimant
@@ -179,11 +180,12 @@ class _Conversation:
         """A DHCPOFFER of the address, or a DHCPACK with its lease."""
         packet = self._packet
         duration = self._duration()
-        offered = self._answer(kind, _times(packet, duration), boot, yiaddr=address)
+        offered = self._answer(kind, _times(duration, packet.chaddr[-2:]), boot, yiaddr=address)
         facts = {"address": str(address), "stage": bootfile.stage(self._client)}
         to, largest = reply.destination(packet, address), packet.largest_answer
         if kind is MessageType.OFFER:
-            return Reply(offered, to, "dhcp.offered", facts=facts, largest=largest)
+            event = "dhcp.offered" if self._client.boots else ""
+            return Reply(offered, to, event, facts=facts, largest=largest)
         leases = self._table.grant(self._claimant, address, self._now, duration)
         return Reply(offered, to, "dhcp.acknowledged", leases, facts, largest)
 
@@ -218,14 +220,15 @@ class _Conversation:
         return min(ours, max(timedelta(seconds=int.from_bytes(asked, "big")), _SHORTEST_LEASE))
 
 
-def _times(packet: Packet, duration: timedelta) -> dict[int, bytes]:
+@lru_cache(maxsize=4096)
+def _times(duration: timedelta, last_octet: str) -> Mapping[int, bytes]:
     """
     Lease time, T1 and T2 (RFC 2131 section 4.4.5): a half and seven eighths, less up to a twentieth.
 
     How much less hangs on the MAC address: machines that got their leases in one storm do not renew them in one.
     """
     seconds = int(duration.total_seconds())
-    earlier = seconds * int(packet.chaddr[-2:], 16) // (20 * 255)
+    earlier = seconds * int(last_octet, 16) // (20 * 255)
     return {
         Option.LEASE_TIME: dhcp.encode_seconds(seconds),
         Option.RENEWAL_TIME: dhcp.encode_seconds(seconds // 2 - earlier),

@@ -4,6 +4,8 @@ ProxyDHCP: another server leases, and only boot clients hear from us: an offer o
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from provider.planning import bootfile, reply
 from provider.planning.reply import EVERYBODY, Asked, Decision, Ignore, Reply, Scope, To
 from provider.wire import dhcp, pxe
@@ -47,5 +49,6 @@ def boot_service(asked: Asked, scope: Scope, client: pxe.Client) -> Decision:
         return boot
     options = {Option.VENDOR_CLASS: pxe.PXE_CLIENT, **boot.options}
     made = reply.answer(packet, scope, MessageType.ACK, options, file=boot.file, siaddr=scope.address)
-    to = EVERYBODY if asked.source[0] == dhcp.NOWHERE else To(*asked.source)
+    source, port = IPv4Address(asked.source[0]), asked.source[1]
+    to = EVERYBODY if source == dhcp.NOWHERE else To(source, port)
     return Reply(made, to, "pxe.acknowledged", facts={"file": boot.file}, largest=packet.largest_answer)

@@ -46,7 +46,7 @@ class Asked:
     """One packet and how it came."""
 
     packet: Packet
-    source: tuple[IPv4Address, int]
+    source: tuple[str, int]
     port: int
     """The port of ours that it came to: 67 or 4011."""
     may_netboot: bool
@@ -73,6 +73,7 @@ class Reply:
     packet: Packet
     to: To
     event: str
+    """What the machine's history says of it; empty: nothing, another event will tell as much."""
     leases: tuple[Lease, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     largest: int = 548
@@ -99,7 +100,13 @@ Decision = Reply | Forget | Ignore
 
 
 def attachment(packet: Packet, scope: Scope) -> Attachment | None:
-    """Where the client is, as this packet tells; None for a renewal by unicast, which may come any way."""
+    """
+    Where the client is, as this packet tells.
+
+    None for a renewal by unicast, which may come any way, and for what follows a DHCPOFFER, because that told it.
+    """
+    if Option.SERVER_ID in packet.options:
+        return None
     if packet.giaddr == dhcp.NOWHERE:
         return Attachment(scope.interface) if packet.ciaddr == dhcp.NOWHERE else None
     circuit_id, remote_id = packet.relay_port

@@ -37,6 +37,9 @@ STRANGER_EVENTS = 16
 QUEUE = 10_000
 """Events on their way to the store; when full, further ones are dropped and counted."""
 
+_EACH_PACKET = frozenset({"dhcp.offered"})
+"""Events that change nothing; a boot storm has thousands of them a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
@@ -112,7 +115,7 @@ class Machines:
 
     def note(self, mac: MacAddress, name: str, **data: Scalar) -> None:
         """Remember what was seen of a MAC address."""
-        log.info(name, mac=mac, **data)
+        (log.debug if name in _EACH_PACKET else log.info)(name, mac=mac, **data)
         machine_id = self._ids.get(mac)
         if machine_id is not None:
             self.note_machine(machine_id, name, **data)
@@ -133,10 +136,13 @@ class Machines:
             self._queue(_Attached(machine_id, mac, attachment))
 
     def _stranger(self, mac: MacAddress) -> _Stranger:
-        stranger = self._strangers.setdefault(mac, _Stranger(deque(maxlen=STRANGER_EVENTS)))
-        self._strangers.move_to_end(mac)
-        if len(self._strangers) > STRANGERS:
+        stranger = self._strangers.get(mac)
+        if stranger is not None:
+            self._strangers.move_to_end(mac)
+            return stranger
+        if len(self._strangers) >= STRANGERS:
             self._strangers.popitem(last=False)
+        stranger = self._strangers[mac] = _Stranger(deque(maxlen=STRANGER_EVENTS))
         return stranger
 
     def _queue(self, noted: _Noted | _Attached) -> None:

@@ -2,9 +2,9 @@
 The database behind the store.
 
 All writes go through one thread. It takes everything that waits in its queue, runs each piece of work in a savepoint
-of its own and commits once for all of them: a thousand leases cost a few fsyncs, and nobody is told "done" before the
-commit returned. A piece of work that raises is rolled back alone. Reads run in other threads and see the last commit
-(WAL).
+of its own (unless it is the only one) and commits once for all of them: a thousand leases cost a few fsyncs, and nobody
+is told "done" before the commit returned. A piece of work that raises is rolled back alone. Reads run in other threads
+and see the last commit (WAL).
 """
 
 from __future__ import annotations
@@ -50,14 +50,21 @@ class _Job(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
 
-    def run(self, session: Session) -> None:
+    def run(self, session: Session, *, alone: bool) -> None:
+        """Do the work; if it fails, nothing of it is left. `alone`: nothing else is in the transaction."""
         try:
+            if alone:
+                self._result = self.work(session)
+                session.flush()
+                return
             with session.begin_nested():
                 self._result = self.work(session)
         except exc.OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - handed to the caller, whose error it is
             self._error = error
+            if alone:
+                session.rollback()
 
     def finish(self, error: BaseException | None = None) -> None:
         self._loop.call_soon_threadsafe(self._resolve, error or self._error)
@@ -160,7 +167,7 @@ class Database:
         try:
             with Session(self._engine, expire_on_commit=False) as session:
                 for job in group:
-                    job.run(session)
+                    job.run(session, alone=len(group) == 1)
                 session.commit()
         except exc.SQLAlchemyError as error:
             log.error("store.commit_failed", error=str(error.__cause__ or error), lost=len(group))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -122,18 +123,12 @@ def lease(row: LeaseRow) -> Lease:
     return Lease(IPv4Address(row.address), claimant, row.expires_at, row.declined)
 
 
-def lease_values(lease: Lease) -> dict[str, object]:
-    """The other way, for a statement of its own."""
+def lease_values(lease: Lease) -> tuple[str | bool, ...]:
+    """The other way, as the columns stand in the table."""
     claimant = lease.claimant
-    return {
-        "address": str(lease.address),
-        "mac": claimant.mac,
-        "uuid": claimant.uuid,
-        "circuit_id": claimant.circuit_id,
-        "remote_id": claimant.remote_id,
-        "expires_at": lease.expires_at,
-        "declined": lease.declined,
-    }
+    expires_at = lease.expires_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    names = (claimant.mac, claimant.uuid, claimant.circuit_id, claimant.remote_id)
+    return (str(lease.address), *names, expires_at, lease.declined)
 
 
 def reservation(row: ReservationRow) -> Reservation:

@@ -99,9 +99,13 @@ class RelayOption(IntEnum):
 _TYPES = (None, *MessageType)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Packet:
-    """One message. Addresses that are not set are 0.0.0.0; `options` hold raw values by code, in order."""
+    """
+    One message. Addresses that are not set are 0.0.0.0; `options` hold raw values by code, in order.
+
+    Nobody changes one that is made; it is not frozen because that would cost a third of decoding.
+    """
 
     op: int
     xid: int
@@ -231,15 +235,18 @@ def encode(packet: Packet, largest: int = _ETHERNET_TAKES - _IP_AND_UDP) -> byte
         packet.file,
         MAGIC,
     )
-    parts = [header]
+    raw = bytearray(header)
     for code, value in packet.options.items():
         if len(value) < 256:
-            parts += (bytes((code, len(value))), value)
+            raw.append(code)
+            raw.append(len(value))
+            raw += value
         else:
-            parts.append(_encode_long(code, value))
-    parts.append(b"\xff")
-    raw = b"".join(parts)
-    return raw.ljust(_SHORTEST_SENT, b"\0") if len(raw) <= largest else _encode_overloaded(packet, header, largest)
+            raw += _encode_long(code, value)
+    raw.append(Option.END)
+    if len(raw) > largest:
+        return _encode_overloaded(packet, header, largest)
+    return bytes(raw.ljust(_SHORTEST_SENT, b"\0"))
 
 
 def _encode_long(code: int, value: bytes) -> bytes:

@@ -87,8 +87,11 @@ class Client:
 
 def client(packet: Packet) -> Client:
     """Read the boot options of a request."""
-    vendor = packet.options.get(Option.VENDOR_CLASS, b"")
-    raw_uuid = packet.options.get(Option.CLIENT_UUID, b"")
+    options = packet.options
+    vendor = options.get(Option.VENDOR_CLASS, b"")
+    raw_uuid = options.get(Option.CLIENT_UUID, b"")
+    if not (raw_uuid or Option.USER_CLASS in options or Option.IPXE in options or vendor.startswith(_BOOT_CLIENTS)):
+        return _SYSTEM
     return Client(
         is_pxe=vendor.startswith(PXE_CLIENT),
         is_http=vendor.startswith(HTTP_CLIENT),
@@ -97,6 +100,11 @@ def client(packet: Packet) -> Client:
         uuid=_uuid(raw_uuid),
         valid=len(raw_uuid) in (0, 17) and raw_uuid[:1] in (b"", b"\0"),
     )
+
+
+_BOOT_CLIENTS = (PXE_CLIENT, HTTP_CLIENT)
+_SYSTEM = Client(is_pxe=False, is_http=False, is_ipxe=False, arch=None, uuid="")
+"""Most packets: from a system that does not boot."""
 
 
 def discovery_control() -> bytes:

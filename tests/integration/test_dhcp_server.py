@@ -233,7 +233,7 @@ def test_acknowledged_only_when_on_disk() -> None:
             frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7").hex()
             _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "0.5")
             assert len(output.split()) == 1, "another client is served meanwhile"
-            assert [name for _mac, name, _data in notebook.noted] == ["dhcp.offered", "dhcp.offered"]
+            assert [name for _mac, name, _data in notebook.noted] == ["dhcp.offered"], "nothing is acknowledged"
             notebook.disk_is_quick.set()
             await leasing
 

@@ -75,7 +75,7 @@ def decide(
     may_netboot: bool = True,
     now: datetime = NOW,
 ) -> Decision:
-    asked = Asked(packet, (IPv4Address(source), 68), port, may_netboot)
+    asked = Asked(packet, (source, 68), port, may_netboot)
     return offer.decide(asked, scope, known or subnets(), now)
 
 
@@ -436,7 +436,7 @@ def test_proxy_offer_to_ipxe_is_complete() -> None:
 def test_boot_service_answers_where_it_was_asked_from() -> None:
     """The second half of ProxyDHCP goes to port 68, where EDK2 does not listen any more (edge case 10)."""
     packet = asks(MessageType.REQUEST, UEFI, ciaddr=FIRST)
-    asked = Asked(packet, (FIRST, 4011), 4011, may_netboot=True)
+    asked = Asked(packet, (str(FIRST), 4011), 4011, may_netboot=True)
     answer = offer.decide(asked, PROXY, Subnets(), NOW)
     assert isinstance(answer, Reply)
     assert answer.to == To(FIRST, 4011)
