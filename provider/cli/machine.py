@@ -10,6 +10,7 @@ import typer
 
 from provider.cli import output
 from provider.kit.jsontypes import JsonObject
+from provider.kit.unixhttp import UnixHttp
 
 machine_app = typer.Typer(no_args_is_help=True)
 
@@ -109,11 +110,16 @@ def events(
 ) -> None:
     """What happened to a machine, or to all."""
     query: dict[str, str | int | float] = {} if machine is None else {"machine": machine}
-    found = output.objects(output.ask(socket, "/v1/events", limit=limit, **query), "events")
-    last = _print_events(found, 0, as_json=as_json)
-    while follow:
-        found = output.objects(output.ask(socket, "/v1/events", after=last, wait=30, limit=1000, **query), "events")
-        last = _print_events(found, last, as_json=as_json)
+
+    async def listen() -> None:
+        async with UnixHttp(socket, "the daemon") as http:
+            found = output.objects(await http.get("/v1/events", limit=limit, **query), "events")
+            last = _print_events(found, 0, as_json=as_json)
+            while follow:
+                found = output.objects(await http.get("/v1/events", after=last, wait=30, limit=1000, **query), "events")
+                last = _print_events(found, last, as_json=as_json)
+
+    output.call(listen)
 
 
 def _print_events(events: list[JsonObject], last: int, *, as_json: bool) -> int:
