@@ -23,8 +23,8 @@ from rich.console import Console
 from bootassets import build as builder
 from provider.domain.errors import BootwrightError
 from provider.kit import logs
+from provider.lab import firmware, namespaces, summary, view
 from provider.lab import lab as labs
-from provider.lab import namespaces, summary, view
 from provider.lab import settings as lab_settings
 from provider.lab.daemons import Places
 from provider.lab.firmware import Firmware
@@ -50,6 +50,7 @@ class Kind(StrEnum):
     UEFI = Firmware.UEFI
     UEFI_HTTP = Firmware.UEFI_HTTP
     SECURE_BOOT = Firmware.SECURE_BOOT
+    UEFI_ARM64 = Firmware.UEFI_ARM64
     MIXED = "mixed"
 
 
@@ -148,10 +149,12 @@ def _start(options: _Options) -> NoReturn:
 def _outer(console: Console, options: _Options) -> int:
     """Take the lock, build what is missing while there is a network, and go inside."""
     logs.configure("warning", "auto")
-    _settings(options)  # A mistake in the file is told before anything is built.
+    settings = _settings(options).lab  # A mistake in the file is told before anything is built.
     lock = Lock(options.state_dir)
     lock.take()
-    builder.build(options.assets_dir, progress=lambda step, _: console.print(f"boot assets: {step}", highlight=False))
+    boards = {firmware.board(settings.firmware_of(number)) for number in (1, 2)}
+    images = [board.architecture for board in (firmware.Q35, *boards)]
+    builder.build(options.assets_dir, images, lambda step, _: console.print(f"boot assets: {step}", highlight=False))
     return namespaces.run_inside(namespaces.own_command(), keep=[lock.descriptor])
 
 

@@ -21,6 +21,7 @@ import structlog
 import yaml
 
 from provider.domain.errors import PermanentError
+from provider.lab import firmware
 from provider.lab.bmc import PORT as BMC_PORT
 from provider.lab.firmware import Firmware
 from provider.lab.machines import LabMachine
@@ -174,14 +175,16 @@ def write_configuration(
     places: Places, template: Mapping[str, Any], assets: Path, machines: Sequence[LabMachine]
 ) -> None:
     """Write the provider's configuration file: the template, and what the lab alone knows."""
-    link = places.folder / "assets"
+    board = firmware.board(machines[0].hardware.firmware)
+    link = places.folder / "image"
     link.unlink(missing_ok=True)
-    link.symlink_to(assets.resolve())
+    link.symlink_to(assets.resolve() / board.architecture)
     document = {
         **template,
         "provider": {**template.get("provider", {}), "state_dir": str(places.provider_state)},
         "operator": {"socket": str(places.operator_socket)},
         "assets_dir": str(assets.resolve()),
+        "agent": {**template.get("agent", {}), "console": f"{board.console},115200"},
         "uefi": template.get(
             "uefi", {"machines": [_signed(machine) for machine in machines if _needs_signed(machine)]}
         ),

@@ -32,6 +32,28 @@ class Firmware(StrEnum):
     """UEFI HTTP boot, and no PXE to begin with."""
     SECURE_BOOT = "secure-boot"
     """PXE, and only what Microsoft's keys vouch for."""
+    UEFI_ARM64 = "uefi-arm64"
+    """PXE of a 64-bit ARM machine."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A machine type of QEMU."""
+
+    architecture: str
+    """As `uname -m` says in the machine."""
+    qemu: str
+    package: str
+    """Where that program is from."""
+    machine: str
+    console: str
+    """What Linux calls the first serial port."""
+    has_kcs: bool
+    """Whether its processor can talk to a BMC."""
+
+
+Q35 = Board("x86_64", "qemu-system-x86_64", "qemu-system-x86", "q35,graphics=off", "ttyS0", has_kcs=True)
+VIRT = Board("aarch64", "qemu-system-aarch64", "qemu-system-arm", "virt", "ttyAMA0", has_kcs=False)
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,7 @@ class Uefi:
     machine: str = ""
     """Properties of QEMU's machine type."""
     arguments: tuple[str, ...] = ()
+    board: Board = Q35
 
 
 def _without_pxe(*versions: str) -> tuple[str, ...]:
@@ -64,7 +87,13 @@ UEFI: Mapping[Firmware, Uefi] = {
         # The keys are safe from the system only if the flash is.
         arguments=("-global", "driver=cfi.pflash01,property=secure,value=on", *_without_pxe("IPv6")),
     ),
+    Firmware.UEFI_ARM64: Uefi("AAVMF_CODE.fd", "AAVMF_VARS.fd", "qemu-efi-aarch64", board=VIRT),
 }
+
+
+def board(kind: Firmware) -> Board:
+    """What the machine is built on."""
+    return UEFI[kind].board if kind in UEFI else Q35
 
 
 def find(name: str, package: str) -> Path:

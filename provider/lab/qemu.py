@@ -1,7 +1,8 @@
 """
 One power-on of a QEMU machine: its command line, its process, its control socket (QMP).
 
-The machine is q35 with a NIC that comes first in the boot order, as on machines in a rack, and disks behind it.
+The machine is a PC (q35) or an ARM server (virt) with a NIC that comes first in the boot order, as on machines in a
+rack, and disks behind it.
 
 The process ends when the machine switches itself off, and only then; a reset by the guest restarts it inside.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,12 +25,11 @@ import structlog
 from provider.domain.errors import PermanentError
 from provider.lab import firmware, processes
 from provider.lab.disks import DiskImage
-from provider.lab.firmware import Firmware, Uefi
+from provider.lab.firmware import Board, Firmware, Uefi
 
 log = structlog.get_logger()
 
 Accelerator = Literal["kvm", "tcg"]
-QEMU = "qemu-system-x86_64"
 KVM_PROBE_SECONDS = 5.0
 QMP_SECONDS = 5.0
 START_SECONDS = 20.0
@@ -87,17 +88,18 @@ class Files:
 
 def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, disk_first: bool = False) -> list[str]:
     """Give QEMU's command line for one power-on; `disk_first` is a one-time boot override."""
-    line = [QEMU, "-name", hardware.serial, "-nodefaults", "-no-user-config", "-display", "none"]
-    uefi = firmware.UEFI.get(hardware.firmware)
-    machine = "q35,graphics=off" + (uefi.machine if uefi is not None else "")
-    line += ["-machine", machine, *_processor(accelerator), "-m", str(hardware.memory_mib)]
+    board, uefi = firmware.board(hardware.firmware), firmware.UEFI.get(hardware.firmware)
+    line = [board.qemu, "-name", hardware.serial, "-nodefaults", "-no-user-config", "-display", "none"]
+    machine = board.machine + (uefi.machine if uefi is not None else "")
+    line += ["-machine", machine, *_processor(board, accelerator), "-m", str(hardware.memory_mib)]
     line += ["-uuid", hardware.uuid]
     line += ["-smbios", f"type=1,manufacturer=Bootwright,product=Lab machine,serial={hardware.serial}"]
     line += ["-smbios", f"type=2,manufacturer=Bootwright,product=Lab board,serial={hardware.serial}-BOARD"]
     line += ["-chardev", f"socket,id=console,path={files.console_socket},server=on,wait=off,logappend=on"]
     line[-1] += f",logfile={files.console_log}"
     line += ["-serial", "chardev:console"]
-    line += _bmc(hardware)
+    if board.has_kcs:
+        line += _kcs(hardware)
     line += _nic(hardware, boot_index=3 if disk_first else 0)
     for index, disk in enumerate(hardware.disks, start=1):
         line += _disk(disk, index, hardware.disk_bytes_per_second)
@@ -108,13 +110,13 @@ def command_line(hardware: Hardware, files: Files, accelerator: Accelerator, *, 
     return line
 
 
-def _processor(accelerator: Accelerator) -> list[str]:
-    if accelerator == "kvm":
+def _processor(board: Board, accelerator: Accelerator) -> list[str]:
+    if accelerator == "kvm" and board.architecture == platform.machine():
         return ["-accel", "kvm", "-cpu", "host", "-smp", "1"]
     return ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"]
 
 
-def _bmc(hardware: Hardware) -> list[str]:
+def _kcs(hardware: Hardware) -> list[str]:
     kcs = f"socket,id=kcs,host=127.0.0.1,port={hardware.kcs_port},reconnect=1"
     return ["-chardev", kcs, "-device", "ipmi-bmc-extern,id=bmc,chardev=kcs", "-device", "isa-ipmi-kcs,bmc=bmc"]
 
@@ -161,7 +163,7 @@ class Qemu:
             shutil.copyfile(firmware.find(uefi.variables, uefi.package), files.uefi_variables)
         line = command_line(hardware, files, accelerator, disk_first=disk_first)
         files.control_socket.unlink(missing_ok=True)
-        qemu = cls(await processes.Process.start(QEMU, line, files.log), files)
+        qemu = cls(await processes.Process.start(line[0], line, files.log), files)
         await qemu._wait_until_it_answers()
         return qemu
 
@@ -223,8 +225,9 @@ def choose_accelerator(kernel: Path) -> Accelerator:
     """
     if not Path("/dev/kvm").exists():
         return "tcg"
-    probe = [processes.find_program(QEMU), "-machine", "q35", *_processor("kvm"), "-m", "256", "-nodefaults"]
-    probe += ["-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel)]
+    board = firmware.Q35
+    probe = [processes.find_program(board.qemu), "-machine", "q35", *_processor(board, "kvm"), "-m", "256"]
+    probe += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel)]
     probe += ["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"]
     works = _says(probe, b"Linux version", KVM_PROBE_SECONDS)
     log.info("lab.kvm_probed", works=works)

@@ -1,5 +1,5 @@
 """
-Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, and Secure Boot with the keys that every machine has.
+Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, Secure Boot with the keys that every machine has, ARM.
 
 The story is told as far as the first wipe: the agent came up, and with it the whole way from the firmware.
 """
@@ -24,6 +24,27 @@ from provider.lab.story import Story
 
 PATIENCE = 600.0  # seconds
 
+BY_TFTP = {
+    Firmware.UEFI_HTTP: set[str](),
+    Firmware.SECURE_BOOT: {
+        "shimx64.efi",
+        "grubx64.efi",
+        "assets/x86_64/vmlinuz",
+        "assets/x86_64/initramfs.zst",
+        "grub/grub.cfg",
+        "grub/machine/x86_64/52:54:00:77:00:01",
+    },
+    Firmware.UEFI_ARM64: {
+        "shimaa64.efi",
+        "grubaa64.efi",
+        "assets/aarch64/vmlinuz",
+        "assets/aarch64/initramfs.zst",
+        "grub/grub.cfg",
+        "grub/machine/arm64/52:54:00:77:00:01",
+    },
+}
+"""The files; GRUB knows no HTTP."""
+
 
 def _settings(firmware: Firmware, **serve: Any) -> LabFile:
     """One machine; `serve` is added to the provider's configuration."""
@@ -37,7 +58,7 @@ def _events(lab: Lab, story: Story, name: str) -> list[Event]:
 
 
 @pytest.mark.timeout(PATIENCE)
-@pytest.mark.parametrize("firmware", [Firmware.UEFI_HTTP, Firmware.SECURE_BOOT])
+@pytest.mark.parametrize("firmware", [Firmware.UEFI_HTTP, Firmware.SECURE_BOOT, Firmware.UEFI_ARM64])
 def test_story_until_the_wipe(assets: Path, folder: Path, firmware: Firmware) -> None:
     """A kind of firmware does not get as far as the agent."""
 
@@ -48,12 +69,10 @@ def test_story_until_the_wipe(assets: Path, folder: Path, firmware: Firmware) ->
             await story.discover()
             await story.wipe()
             sent = {event.data["file"] for event in _events(lab, story, "tftp.sent")}
-            if firmware is Firmware.UEFI_HTTP:
-                assert not sent, "all of it came by HTTP"
-            else:
-                assert {"shimx64.efi", "grubx64.efi", "assets/x86_64/vmlinuz"} <= sent
-                said = lab.machines[0].files.console_log.read_text(errors="replace")
-                assert "secureboot: Secure boot enabled" in said, "the agent's kernel says so"
+            assert sent == BY_TFTP[firmware], "the rest came by HTTP"
+            said = lab.machines[0].files.console_log.read_text(errors="replace")
+            is_secure = "secureboot: Secure boot enabled" in said
+            assert is_secure == (firmware is Firmware.SECURE_BOOT), "the agent's kernel says so"
 
     asyncio.run(main())
 

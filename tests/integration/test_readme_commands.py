@@ -190,8 +190,9 @@ async def says_what_is_expected(place: Place, line: str, words: list[str]) -> No
 
 async def follows_until_interrupted(place: Place, words: list[str]) -> None:
     """Ctrl-C ends it as it ends any program, without a traceback."""
+    # A suite that runs in a shell's background ignores SIGINT, and so would whatever it starts.
     process = await asyncio.create_subprocess_exec(
-        *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=place.environment
+        "env", "--default-signal=INT", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=place.environment
     )
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):
