@@ -36,8 +36,8 @@ def find_program(name: str) -> str:
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     if found is None:
         raise PermanentError(
-            f"the lab needs the program {name}",
-            hint="`./dev lab` installs what the lab needs; elsewhere, see its list of packages",
+            f"the program {name} is not installed",
+            hint="`./dev` installs what its verbs need; elsewhere, see its lists of packages",
         )
     return found
 
