@@ -30,18 +30,20 @@ from provider.domain import mac as macs
 from provider.domain.bmc import Bmc
 from provider.domain.errors import PermanentError, SettingsError
 from provider.domain.lease import Reservation, ReservedBy
+from provider.domain.machine import HandOff
 from provider.domain.secret import Secret
 from provider.http import agents, boot, operators
 from provider.http.listener import Listener
+from provider.http.static import StaticFolder
 from provider.http.tls import Authority
 from provider.kit import logs, notify
 from provider.kit.clock import utc_now
 from provider.kit.jsontypes import JsonObject
 from provider.manager.link import ManagerLink
-from provider.netboot import sockets
+from provider.netboot import boot_files, sockets
 from provider.netboot.dhcp_server import DhcpServer
-from provider.netboot.grub_scripts import GrubScripts
 from provider.netboot.router_advertisement import RouterAdvertiser
+from provider.netboot.tftp_scripts import TftpScripts
 from provider.netboot.tftp_server import TftpServer
 from provider.planning import kernels
 from provider.planning.lifecycle import Policy
@@ -52,6 +54,7 @@ from provider.reconcile.addresses import AddressDesk
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
+from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.loaders import Loaders
 from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
@@ -121,6 +124,7 @@ class Daemon:
         self._settings = settings
         self._version = metadata.version("bootwright")
         self._assets = manifest.verify(settings.assets_dir)
+        self._own_boot_files = {} if settings.boot_files is None else boot_files.find(settings.boot_files)
         self._interfaces = [self._interface(each) for each in settings.network.interfaces]
         store = MachineStore(database, _policy(settings), utc_now)
         tickets = TicketStore(database, utc_now)
@@ -131,6 +135,7 @@ class Daemon:
         boots = BootDesk(
             self._machines,
             tickets,
+            self._hand_offs(),
             profiles=frozenset(settings.profiles),
             ticket_lifetime=settings.agent.ticket_lifetime,
             install_ticket_lifetime=settings.agent.install_ticket_lifetime,
@@ -150,10 +155,11 @@ class Daemon:
         self._loaders = self._choose_loaders(LoaderStore(database))
         self._dhcp = self._dhcp_server(leases)
         site = self._site(authority)
-        self._tftp = self._tftp_server(GrubScripts(site, boots))
+        self._tftp = self._tftp_server(TftpScripts(site, boots))
         hastened = [each.settings.name for each in self._interfaces if each.settings.hasten_ipxe and _has_dhcp(each)]
         self._advertiser = RouterAdvertiser(hastened, self._dhcp.booted_since, utc_now)
-        files = boot.Files(authority.ca_pem, self._files())
+        folder = None if settings.profiles_dir is None else StaticFolder(settings.profiles_dir)
+        files = boot.Files(authority.ca_pem, self._files(), folder)
         self._boot_http = Listener("boot HTTP server", boot.application(site, files, boots))
         agent_app = agents.application(self._agent_desk)
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
@@ -236,6 +242,7 @@ class Daemon:
     def _files(self) -> dict[str, Path]:
         """What HTTP and TFTP serve, by path: the assets that were verified, and the files of profiles."""
         files = {f"assets/{name}": self._settings.assets_dir / name for name in self._assets.files}
+        files |= {f"assets/boot/{name}": path for name, path in self._own_boot_files.items()}
         for name, profile in self._settings.profiles.items():
             files[f"profiles/{name}/kernel"] = profile.kernel
             files |= {f"profiles/{name}/initrd-{number}": path for number, path in enumerate(profile.initrds)}
@@ -245,7 +252,8 @@ class Daemon:
         """What DHCP may advertise, by name; TFTP has it under that name."""
         prefix = "boot/"
         names = [name for name in self._assets.files if name.startswith(prefix)]
-        return {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
+        ours = {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
+        return {**ours, **self._own_boot_files}
 
     def _dhcp_server(self, leases: LeaseStore) -> DhcpServer:
         leasing = {subnet.network: _leasing(subnet) for subnet in self._settings.network.subnets}
@@ -263,7 +271,12 @@ class Daemon:
             self._machines, store, default=None if uefi.loader == "learn" else Loader(uefi.loader), chosen=chosen
         )
 
-    def _tftp_server(self, scripts: GrubScripts) -> TftpServer:
+    def _hand_offs(self) -> HandOffs:
+        disk_boot = self._settings.disk_boot
+        default = None if disk_boot.hand_off == "learn" else HandOff(disk_boot.hand_off)
+        return HandOffs(default=default, chosen={macs.parse(each.mac): each.hand_off for each in disk_boot.machines})
+
+    def _tftp_server(self, scripts: TftpScripts) -> TftpServer:
         tftp = self._settings.tftp
         return TftpServer(
             [(each.settings.name, str(each.scope.address)) for each in self._interfaces],

@@ -42,6 +42,17 @@ class BootMode(StrEnum):
     NOTHING = "nothing"
 
 
+class HandOff(StrEnum):
+    """How iPXE sends a machine to its next boot device; firmware hangs in one way or another (edge cases 47, 48)."""
+
+    EXIT = "exit"
+    """Leave iPXE: right for UEFI and most BIOSes."""
+    SANBOOT = "sanboot"
+    """Let iPXE start the first disk itself: for a BIOS that hangs, or starts over, when iPXE ends."""
+    HTTP_404 = "http404"
+    """End with a download that is not found: for firmware that goes on after a failed network boot only."""
+
+
 class Phase(StrEnum):
     """One word for people: where the machine stands. Derived, never stored."""
 
@@ -198,6 +209,8 @@ class Facts:
     """When it last asked for a boot script."""
     last_script_mode: BootMode | None = None
     """What that script told it to boot."""
+    hand_off: HandOff | None = None
+    """How it is sent to its disk, if that was learned."""
     warnings: tuple[str, ...] = ()
     attachments: Mapping[MacAddress, Attachment] = field(default_factory=dict)
     """Of those interfaces that DHCP has seen."""

@@ -5,16 +5,19 @@ Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without
 |---|---|
 | `/boot.ipxe` | the script that is the same for all: it asks for the next one and says who asks |
 | `/machine.ipxe?mac=...&uuid=...` | the script of this machine, made from its boot decision |
+| `/failed?mac=...&stage=...&error=...` | nothing: a script tells that it failed, for the machine's events |
 | `/assets/PATH`, `/profiles/NAME/kernel`, `/profiles/NAME/initrd-N` | the files of the assets' manifest and of boot profiles |
+| `/profiles/PATH` | any other file below the folder `profiles_dir` of the settings |
 | `/ca.pem` | the certificate that the kernel line pins |
 
 Files go out with ranges and ETags, always with a Content-Length, by sendfile. `?machine=ID` on a file
-says on whose behalf it is fetched; that is a claim, good for a line in the machine's events and for nothing else.
+says on whose behalf it is fetched; that and `/failed` are claims, good for a line in the machine's events and for nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -27,14 +30,16 @@ from aiohttp import web
 from provider.domain import mac as macs
 from provider.domain.errors import BootwrightError, PermanentError, RefusedError
 from provider.domain.inventory import FirmwareKind
+from provider.domain.mac import MacAddress
 from provider.domain.machine import BootMode, Evidence
 from provider.http.files import BootFile
+from provider.http.static import StaticFolder
 from provider.planning import kernels
 from provider.planning.boot import BootDecision
 from provider.planning.identity import believable_uuid
 from provider.planning.kernels import BootPath, Caller, Site
 from provider.wire import ipxe
-from provider.wire.ipxe import HandOff, Image
+from provider.wire.ipxe import Image
 
 log = structlog.get_logger()
 
@@ -46,6 +51,8 @@ MOST_QUERY_CHARACTERS = 2048
 
 MOST_EVIDENCE_CHARACTERS = 128
 
+_PROFILES = "profiles/"
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -54,6 +61,9 @@ class Boots(Protocol):
 
     async def decide(self, evidence: Evidence) -> BootDecision:
         """What the machine with this evidence boots; raises BootwrightError."""
+
+    def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
+        """A script failed."""
 
     def note_file(self, machine_id: str, file: str, bytes_: int, seconds: float) -> None:
         """A file was fetched on behalf of a machine."""
@@ -65,15 +75,25 @@ class Files:
 
     ca_pem: bytes
     paths: Mapping[str, Path] = field(default_factory=dict)
-    """Path in URLs (`assets/...`, `profiles/...`) to file; nothing else is ever opened."""
+    """Path in URLs (`assets/...`, `profiles/...`) to file."""
+    profiles: StaticFolder | None = None
+    """Where other paths below `profiles/` are looked up; nothing else is ever opened."""
+
+    async def find(self, path: str) -> Path | None:
+        """The file at the path of a URL."""
+        known = self.paths.get(path)
+        if known is not None or self.profiles is None or not path.startswith(_PROFILES):
+            return known
+        return await self.profiles.find(path.removeprefix(_PROFILES))
 
 
-def application(site: Site, files: Files, boots: Boots, hand_off: HandOff = HandOff.EXIT) -> web.Application:
-    """The application; `listener.Listener` serves it. `hand_off` is how a machine is sent to its disk."""
-    handlers = _Handlers(site, files, boots, hand_off)
+def application(site: Site, files: Files, boots: Boots) -> web.Application:
+    """The application; `listener.Listener` serves it."""
+    handlers = _Handlers(site, files, boots)
     app = web.Application(client_max_size=1024, middlewares=[_errors])
     app.router.add_get("/boot.ipxe", handlers.bootstrap)
     app.router.add_get("/machine.ipxe", handlers.machine, allow_head=False)  # Each answer costs a ticket.
+    app.router.add_get("/failed", handlers.failed, allow_head=False)
     app.router.add_get("/{path:(?:assets|profiles)/.+}", handlers.file)
     app.router.add_get("/ca.pem", handlers.ca)
     return app
@@ -94,11 +114,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Handlers:
-    def __init__(self, site: Site, files: Files, boots: Boots, hand_off: HandOff) -> None:
+    def __init__(self, site: Site, files: Files, boots: Boots) -> None:
         self._site = site
         self._files = files
         self._boots = boots
-        self._hand_off = hand_off
 
     async def bootstrap(self, request: web.Request) -> web.Response:
         return _script(ipxe.bootstrap_script(self._base(request)))
@@ -129,11 +148,19 @@ class _Handlers:
             return web.Response(status=503, text="the provider is too busy\n")
         return _script(self._render(decision, evidence, request))
 
+    async def failed(self, request: web.Request) -> web.Response:
+        try:
+            mac = macs.parse(request.query.get("mac", "")[:MOST_EVIDENCE_CHARACTERS])
+        except ValueError as error:
+            return web.Response(status=400, text=f"mac: {error}\n")
+        self._boots.note_failure(mac, _word(request.query, "stage"), explained(_word(request.query, "error")))
+        return web.Response(text="noted\n")
+
     async def ca(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._files.ca_pem, content_type="application/x-pem-file")
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        path = self._files.paths.get(request.match_info["path"])
+        path = await self._files.find(request.match_info["path"])
         if path is None:
             raise web.HTTPNotFound(text="there is no such boot file\n")
         return BootFile(path, lambda size, seconds: self._fetched(request, path, size, seconds))
@@ -149,7 +176,7 @@ class _Handlers:
                 case BootMode.AGENT | BootMode.INSTALL:
                     return self._kernel_script(decision, evidence, request)
                 case BootMode.DISK:
-                    return ipxe.disk_script(decision.because, self._hand_off)
+                    return ipxe.disk_script(decision.because, decision.hand_off)
                 case BootMode.NOTHING:
                     return ipxe.nothing_script(decision.because)
         except PermanentError as error:
@@ -164,9 +191,8 @@ class _Handlers:
         def image(file: BootPath) -> Image:
             return Image(file.name, f"{base}/{ipxe.quoted(file.path)}?machine={machine}")
 
-        return ipxe.kernel_script(
-            chosen.title, image(chosen.kernel), list(map(image, chosen.initrds)), chosen.arguments
-        )
+        initrds = list(map(image, chosen.initrds))
+        return ipxe.kernel_script(chosen.title, base, caller.mac, image(chosen.kernel), initrds, chosen.arguments)
 
     def _base(self, request: web.Request) -> str:
         """Our own address as this client reached it; the Host header is the client's word and is not used."""
@@ -187,6 +213,11 @@ def read_evidence(query: Mapping[str, str]) -> Evidence:
         board_serial=_word(query, "board_serial"),
         firmware={"pcbios": FirmwareKind.BIOS, "efi": FirmwareKind.UEFI}.get(query.get("platform", "")),
     )
+
+
+def explained(error: str) -> str:
+    """iPXE's error number as the page that explains it."""
+    return f"https://ipxe.org/{int(error) % (1 << 32):08x}" if re.fullmatch(r"-?[0-9]+", error) else error
 
 
 def _word(query: Mapping[str, str], name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from provider.domain.machine import BootMode, Desired
+from provider.domain.machine import BootMode, Desired, HandOff
 from provider.domain.secret import Secret
 from provider.planning.lifecycle import Plan
 
@@ -14,7 +14,8 @@ class BootDecision:
     """
     One answer to one request for a script.
 
-    `ticket` goes into AGENT and INSTALL scripts and is good once. `profile` and `arguments` are set for INSTALL.
+    `ticket` goes into AGENT and INSTALL scripts and is good once. `profile` and `arguments` are set for INSTALL, `hand_off`
+    for DISK.
     """
 
     machine_id: str
@@ -24,6 +25,7 @@ class BootDecision:
     ticket: Secret | None = None
     profile: str | None = None
     arguments: tuple[str, ...] = ()
+    hand_off: HandOff = HandOff.EXIT
 
 
 def decide(machine_id: str, plan: Plan, desired: Desired, profiles: frozenset[str]) -> BootDecision:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 
-from provider.domain.machine import BootMode, Evidence
+from provider.domain.mac import MacAddress
+from provider.domain.machine import BootMode, Evidence, Machine
 from provider.planning import boot
 from provider.planning.boot import BootDecision
+from provider.reconcile import hand_offs
+from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
 from provider.store import tickets
 from provider.store.machines import Edit
@@ -25,6 +29,7 @@ class BootDesk:
         self,
         machines: Machines,
         ticket_store: TicketStore,
+        ways: HandOffs,
         *,
         profiles: frozenset[str],
         ticket_lifetime: timedelta,
@@ -33,6 +38,7 @@ class BootDesk:
     ) -> None:
         self._machines = machines
         self._tickets = ticket_store
+        self._ways = ways
         self._profiles = profiles
         self._lifetimes = {BootMode.AGENT: ticket_lifetime, BootMode.INSTALL: install_ticket_lifetime}
         self._clock = clock
@@ -48,7 +54,7 @@ class BootDesk:
         machine = await self._machines.identify(evidence)
         machine, plan = await self._machines.plan(machine.id)
         decision = boot.decide(machine.id, plan, machine.desired, self._profiles)
-        decision = await self._with_ticket(decision)
+        decision = await self._with_ticket(self._with_hand_off(decision, machine, evidence.macs[0]))
         await self._machines.change(machine.id, lambda edit: _served(edit, decision))
         log.info("boot.script_served", machine=machine.id, mode=decision.mode.value, rule=decision.rule)
         return decision
@@ -60,21 +66,22 @@ class BootDesk:
                 machine_id, "boot.file_served", file=file, bytes=bytes_, seconds=round(seconds, 3)
             )
 
+    def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
+        """A script told us that it failed, before it went on to the next boot device."""
+        self._machines.note(mac, "boot.failed", step=stage, error=error)
+
+    def _with_hand_off(self, decision: BootDecision, machine: Machine, mac: MacAddress) -> BootDecision:
+        heard_at = self._machines.system_heard_at(machine.id)
+        way = self._ways.way(machine, decision.mode, mac, heard_at, self._clock())
+        return replace(decision, hand_off=way)
+
     async def _with_ticket(self, decision: BootDecision) -> BootDecision:
         lifetime = self._lifetimes.get(decision.mode)
         if lifetime is None:
             return decision
         purpose = tickets.INSTALL if decision.mode is BootMode.INSTALL else tickets.AGENT
         ticket = await self._tickets.mint(purpose, decision.machine_id, lifetime)
-        return BootDecision(
-            decision.machine_id,
-            decision.mode,
-            decision.rule,
-            decision.because,
-            ticket=ticket,
-            profile=decision.profile,
-            arguments=decision.arguments,
-        )
+        return replace(decision, ticket=ticket)
 
 
 def _served(edit: Edit, decision: BootDecision) -> None:
@@ -88,3 +95,5 @@ def _served(edit: Edit, decision: BootDecision) -> None:
     edit.row.last_script_mode = decision.mode.value
     edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "boot"
     edit.note("boot.script_served", mode=decision.mode.value, rule=decision.rule)
+    if decision.mode is BootMode.DISK:
+        hand_offs.learn(edit, decision.hand_off)

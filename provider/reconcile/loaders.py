@@ -21,7 +21,7 @@ from provider.planning import loader
 from provider.planning.loader import Loader, Trial
 from provider.reconcile.machines import Machines, Scalar
 from provider.store.loaders import LoaderStore
-from provider.wire import grub, pxe
+from provider.wire import grub, ipxe, pxe
 
 log = structlog.get_logger()
 
@@ -97,6 +97,8 @@ class Loaders:
                 self._remember(mac, loader.fetched(trial))
             elif file == grub.FIRST:
                 self._prove(mac, trial, Loader.SIGNED)
+            elif file == ipxe.AUTOEXEC:
+                self._prove(mac, trial, Loader.IPXE)
         elif data.get("stage") == "ipxe":
             self._prove(mac, trial, Loader.IPXE)
         self._machines.note(mac, name, **data)

@@ -76,6 +76,7 @@ class Machines:
         self._ids: dict[MacAddress, str] = {}
         self._left_alone: set[str] = set()
         self._attachments: dict[MacAddress, Attachment] = {}
+        self._systems: dict[str, datetime] = {}
         self._strangers: OrderedDict[MacAddress, _Stranger] = OrderedDict()
         self._noted: asyncio.Queue[_Noted | _Attached] = asyncio.Queue(QUEUE)
         self._dropped = 0
@@ -118,6 +119,8 @@ class Machines:
         (log.debug if name in _EACH_PACKET else log.info)(name, mac=mac, **data)
         machine_id = self._ids.get(mac)
         if machine_id is not None:
+            if data.get("stage") == "os":
+                self._systems[machine_id] = self.store.now()
             self.note_machine(machine_id, name, **data)
             return
         self._stranger(mac).events.append((self.store.now(), name, data))
@@ -125,6 +128,10 @@ class Machines:
     def note_machine(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Queue an event of a known machine."""
         self._queue(_Noted(self.store.now(), machine_id, name, data))
+
+    def system_heard_at(self, machine_id: str) -> datetime | None:
+        """When DHCP last heard of a machine what was neither firmware nor boot loader, since we started."""
+        return self._systems.get(machine_id)
 
     def attached(self, mac: MacAddress, attachment: Attachment) -> None:
         """DHCP saw a MAC address there; mostly that is no news."""

@@ -63,6 +63,8 @@ def check(settings: Settings) -> list[str]:
     for name, profile in settings.profiles.items():
         for file in (profile.kernel, *profile.initrds):
             problems += _unreadable(f"profiles.{name}", file)
+    if settings.profiles_dir is not None and not settings.profiles_dir.is_dir():
+        problems.append(f"profiles_dir: {settings.profiles_dir} is no folder")
     for number, bmc in enumerate(settings.bmcs):
         if bmc.password_file is not None:
             problems += _unreadable(f"bmcs[{number}].password_file", bmc.password_file)
@@ -189,21 +191,25 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
     def at(path: Path) -> Path:
         return path if path.is_absolute() else folder / path
 
+    def maybe(path: Path | None) -> Path | None:
+        return None if path is None else at(path)
+
     def profile(one: KernelProfile) -> KernelProfile:
         return one.model_copy(update={"kernel": at(one.kernel), "initrds": tuple(at(file) for file in one.initrds)})
 
     def bmc(one: BmcSettings) -> BmcSettings:
-        return one if one.password_file is None else one.model_copy(update={"password_file": at(one.password_file)})
+        return one.model_copy(update={"password_file": maybe(one.password_file)})
 
     def manager(one: ManagerSettings) -> ManagerSettings:
-        ca_file = None if one.ca_file is None else at(one.ca_file)
-        return one.model_copy(update={"token_file": at(one.token_file), "ca_file": ca_file})
+        return one.model_copy(update={"token_file": at(one.token_file), "ca_file": maybe(one.ca_file)})
 
     return settings.model_copy(
         update={
             "provider": settings.provider.model_copy(update={"state_dir": at(settings.provider.state_dir)}),
             "operator": settings.operator.model_copy(update={"socket": at(settings.operator.socket)}),
             "assets_dir": at(settings.assets_dir),
+            "boot_files": maybe(settings.boot_files),
+            "profiles_dir": maybe(settings.profiles_dir),
             "profiles": {name: profile(one) for name, one in settings.profiles.items()},
             "bmcs": tuple(bmc(one) for one in settings.bmcs),
             "manager": None if settings.manager is None else manager(settings.manager),

@@ -20,6 +20,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from provider.domain import mac
+from provider.domain.machine import HandOff
 from provider.planning.loader import Loader
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -280,6 +281,27 @@ class UefiSettings(Model):
     """Exceptions."""
 
 
+class HandOffSettings(Model):
+    """How the machine with one of its MAC addresses is sent to its disk."""
+
+    mac: str
+    hand_off: HandOff
+
+    @field_validator("mac")
+    @classmethod
+    def _spell_mac(cls, value: str) -> str:
+        return mac.parse(value)
+
+
+class DiskBootSettings(Model):
+    """How iPXE sends a machine to its disk: exit, sanboot or http404; firmware hangs in one way or another."""
+
+    hand_off: HandOff | Literal["learn"] = "learn"
+    """learn: exit, and the next way once a machine came back twice within minutes and no system was heard."""
+    machines: tuple[HandOffSettings, ...] = ()
+    """Exceptions."""
+
+
 class BootHttpSettings(Model):
     """The plain HTTP server for firmware, iPXE and kernels. It serves no secret."""
 
@@ -426,17 +448,23 @@ class Settings(Model):
     provider: ProviderSettings = ProviderSettings()
     network: NetworkSettings
     uefi: UefiSettings = UefiSettings()
+    disk_boot: DiskBootSettings = DiskBootSettings()
     tftp: TftpSettings = TftpSettings()
     boot_http: BootHttpSettings = BootHttpSettings()
     agent: AgentSettings = AgentSettings()
     operator: OperatorSettings = OperatorSettings()
     assets_dir: Path = Path("/var/lib/bootwright/assets")
     """What `bootwright assets build` made: kernel, initramfs, NBPs."""
+    boot_files: Path | None = None
+    """Folder of boot files that win over those of `assets_dir` or add to them, such as a newer iPXE; looked at when the
+    daemon starts."""
     bmcs: tuple[BmcSettings, ...] = ()
     power: PowerSettings = PowerSettings()
     wipe: WipeSettings = WipeSettings()
     profiles: dict[str, KernelProfile] = {}
     """Boot profiles by the name that an allocation gives."""
+    profiles_dir: Path | None = None
+    """Folder of files that installers fetch besides: `FOLDER/PATH` is at {boot_url}/profiles/PATH."""
     manager: ManagerSettings | None = None
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()

@@ -22,6 +22,7 @@ from provider.domain.machine import (
     BootMode,
     Desired,
     Facts,
+    HandOff,
     Identity,
     Machine,
     Outcome,
@@ -163,6 +164,7 @@ def _facts(
         last_power_off_at=row.last_power_off_at,
         last_script_at=row.last_script_at,
         last_script_mode=None if row.last_script_mode is None else BootMode(row.last_script_mode),
+        hand_off=None if row.hand_off is None else HandOff(row.hand_off),
         warnings=tuple(row.warnings or ()),
         attachments={MacAddress(each.mac): attachment(each) for each in macs if each.interface},
     )

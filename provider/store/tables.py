@@ -77,6 +77,7 @@ class MachineRow(SQLModel, table=True):
     last_power_off_at: datetime | None = _time()
     last_script_at: datetime | None = _time()
     last_script_mode: str | None = None
+    hand_off: str | None = None
     warnings: list[str] | None = _json()
 
     announced_phase: str = ""

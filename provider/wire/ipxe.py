@@ -5,8 +5,9 @@ They must run in old builds: Debian's is of 2019, and ROMs are older. So they us
 (`chain`, `kernel`, `initrd`, `boot`, `imgfree`, `set`, `sleep`, `goto`, `exit`, `sanboot`), and not `inc`, which is
 missing in some ROMs.
 
-A download that fails is tried again after a growing pause, each time from a clean start. A machine that cannot be served
-goes on to its next boot device; it neither hangs nor boots in circles (edge case 51).
+A download that fails is tried again after a growing pause, each time from a clean start; if nobody answers, the other
+interfaces have their turn (edge case 44). A machine that cannot be served says so, if it can, and goes on to its next boot
+device; it neither hangs nor boots in circles (edge case 51).
 
 What stands in a script was chosen by other people: machine names by firmware, arguments by managers and operators. iPXE
 splits a line at white space, knows no quotes, expands `${...}`, and takes `||`, `&&` and `#` as its own. Text for the
@@ -19,12 +20,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from urllib.parse import quote
 
 from provider.domain.errors import PermanentError
+from provider.domain.mac import MacAddress
+from provider.domain.machine import HandOff
 
 CONTENT_TYPE = "text/plain; charset=ascii"
+
+AUTOEXEC = "autoexec.ipxe"
+"""What newer builds run first, if the server that they came from has it."""
 
 MOST_LINE_BYTES = 2047
 """Kernels of x86 and arm64 cut off their command line here, silently (COMMAND_LINE_SIZE, with its NUL)."""
@@ -32,32 +37,25 @@ MOST_LINE_BYTES = 2047
 PAUSES = (1, 2, 4, 8, 16)
 """Seconds between tries of a download."""
 
+INTERFACES = 10
+"""The most that are tried; iPXE counts them from net0."""
+
+_LINK_MILLISECONDS = 5000
+
 _EVIDENCE = {
-    "mac": "${netX/mac:hexhyp}",
     "uuid": "${uuid}",
     "serial": "${serial:uristring}",
     "board_serial": "${board-serial:uristring}",
     "platform": "${platform}",
     "buildarch": "${buildarch}",
 }
-"""What a machine tells of itself when it asks for its script; `netX` is the interface that booted (edge case 46)."""
+"""What a machine tells of itself when it asks for its script, besides its MAC address."""
 
 _NEXT_DEVICE = "exit 1"
 """
 Leave iPXE with an error. UEFI takes success for "this was the boot" and may open its menu; an error sends it on to the
 next boot option. A BIOS does not care.
 """
-
-
-class HandOff(StrEnum):
-    """How a machine is sent to its next boot device; firmware hangs in one way or another (edge cases 47, 48)."""
-
-    EXIT = "exit"
-    """Leave iPXE: right for UEFI and most BIOSes."""
-    SANBOOT = "sanboot"
-    """Let iPXE start the first disk itself: for a BIOS that hangs, or starts over, when iPXE ends."""
-    HTTP_404 = "http404"
-    """End with a download that is not found: for firmware that goes on after a failed network boot only."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,51 @@ class Image:
 
 
 def bootstrap_script(base_url: str) -> str:
-    """The same for every machine: ask again, saying who you are."""
-    query = "&".join(f"{name}={value}" for name, value in _EVIDENCE.items())
+    """
+    The same for every machine: ask again, saying who you are.
+
+    `netX` is the interface that booted (edge case 46). If we cannot be reached from there, each interface is tried.
+    """
     return _script(
         "echo Bootwright: asking what to boot",
-        *_tried([f"chain --replace --autofree {base_url}/machine.ipxe?{query}"]),
+        *_tried([_ask(base_url, "netX")]),
+        "echo Bootwright: no answer, trying each interface",
+        *(line for number in range(INTERFACES) for line in _asked_from(base_url, number)),
+        f":net{INTERFACES}",
         "echo Bootwright: no answer, going on to the next boot device",
+        _report(base_url, "${netX/mac:hexhyp}", "script"),
         _NEXT_DEVICE,
     )
 
 
-def kernel_script(title: str, kernel: Image, initrds: Sequence[Image], arguments: Sequence[str]) -> str:
+def _ask(base_url: str, interface: str) -> str:
+    query = "&".join(f"{name}={value}" for name, value in _EVIDENCE.items())
+    return f"chain --replace --autofree {base_url}/machine.ipxe?mac=${{{interface}/mac:hexhyp}}&{query}"
+
+
+def _asked_from(base_url: str, number: int) -> list[str]:
+    """Wait for the link, get an address, and ask; a ROM without `iflinkwait` does without."""
+    name, following = f"net{number}", f"goto net{number + 1}"
+    return [
+        f":{name}",
+        f"isset ${{{name}/mac}} || goto net{INTERFACES}",
+        f"ifopen {name} || {following}",
+        f"iflinkwait --timeout {_LINK_MILLISECONDS} {name} ||",
+        f"dhcp {name} || {following}",
+        f"{_ask(base_url, name)} || {following}",
+    ]
+
+
+def _report(base_url: str, mac: str, stage: str) -> str:
+    """Tell us what failed; whether that arrives or not, the script goes on."""
+    return f"imgfetch {base_url}/failed?mac={mac}&stage={stage}&error=${{error}} ||"
+
+
+def kernel_script(
+    title: str, base_url: str, mac: MacAddress, kernel: Image, initrds: Sequence[Image], arguments: Sequence[str]
+) -> str:
     """
-    Load a kernel with its initial RAM disks and start it.
+    Load a kernel with its initial RAM disks and start it; the machine with `mac` tells us at `base_url` if it cannot.
 
     `initrd=` arguments are made here: a UEFI kernel finds its RAM disks by the names that they have in iPXE.
 
@@ -105,6 +135,7 @@ def kernel_script(title: str, kernel: Image, initrds: Sequence[Image], arguments
         f"echo Bootwright: {_shown(title)}",
         *_tried(commands),
         "echo Bootwright: it cannot be loaded, going on to the next boot device",
+        _report(base_url, mac, "kernel"),
         "imgfree",
         _NEXT_DEVICE,
     )
@@ -157,8 +188,8 @@ def _tried(commands: Sequence[str]) -> list[str]:
     """
     lines = ["set pause first", ":again", *(f"{command} || goto wait_${{pause}}" for command in commands)]
     for pause, following in zip(("first", *PAUSES), PAUSES, strict=False):
-        lines += [f":wait_{pause}", f"sleep {following}", f"set pause {following}", "goto again"]
-    return [*lines, f":wait_{PAUSES[-1]}"]
+        lines += [f":wait_{pause}", "set error ${errno}", f"sleep {following}", f"set pause {following}", "goto again"]
+    return [*lines, f":wait_{PAUSES[-1]}", "set error ${errno}"]
 
 
 def _script(*lines: str) -> str:

@@ -17,6 +17,9 @@ PXE_CLIENT = b"PXEClient"
 HTTP_CLIENT = b"HTTPClient"
 SERVER_PORT = 4011
 
+LONGEST_NAME = 127
+"""Characters of a boot file's name: the `file` field of BOOTP less its NUL (RFC 2131 section 2)."""
+
 
 class Arch(IntEnum):
     """Client system architecture (option 93, RFC 4578 section 2.1 and the IANA registry that grew from it)."""

@@ -15,7 +15,7 @@ import pytest
 
 from provider.http import boot
 from provider.planning.kernels import Site
-from tests.integration.provider_process import ADDRESS, ProviderProcess, provider_process
+from tests.integration.provider_process import ADDRESS, MAC, ProviderProcess, provider_process
 from tests.integration.wires import must
 
 KERNEL = "/assets/x86_64/vmlinuz"
@@ -30,8 +30,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess
     (folder / "profile/kernel").write_bytes(b"kernel")
     (folder / "profile/initrd").write_bytes(ODD_INITRD)
     (folder / "profile/secret").write_bytes(b"secret")
+    (folder / "more/debian").mkdir(parents=True)
+    (folder / "more/debian/preseed.cfg").write_bytes(b"preseed")
+    (folder / "more/leak").symlink_to("../profile/secret")
     profile = {"kernel": "profile/kernel", "initrds": ["profile/initrd"], "command_line": "quiet"}
-    with provider_process(folder, profiles={"linux": profile}) as process:
+    with provider_process(folder, profiles={"linux": profile}, profiles_dir="more") as process:
         yield process
 
 
@@ -138,6 +141,37 @@ def test_profile_files(served: ProviderProcess) -> None:
     for path in ("initrd-1", "initrd", "secret", "..%2fsecret", "kernel/", ""):
         assert served.boot("GET", f"/profiles/linux/{path}").status == 404, path
     assert served.boot("GET", "/profiles/other/kernel").status == 404
+
+
+def test_files_of_the_operator(served: ProviderProcess) -> None:
+    """An installer does not get its answers, or somebody gets what lies beside them."""
+    answer = served.boot("GET", "/profiles/debian/preseed.cfg", {"Range": "bytes=0-2"})
+    assert (answer.status, answer.body) == (206, b"pre")
+    for path in ("leak", "../secret", "%2e%2e/secret", "debian/", "debian//preseed.cfg", "debian", "x" * 6000):
+        assert served.boot("GET", f"/profiles/{path}").status in (400, 404), path
+
+
+def test_failure_is_told(served: ProviderProcess) -> None:
+    """A machine gives up, and only its screen says so."""
+    served.ticket()
+    said = served.boot("GET", f"/failed?mac={MAC}&stage=kernel&error=1278435474")
+    assert said.status == 200
+    assert served.boot("GET", "/failed?stage=kernel").status == 400
+    data = event(served, "boot.failed")
+    assert data == {"step": "kernel", "error": "https://ipxe.org/4c336092"}
+
+
+def event(served: ProviderProcess, name: str) -> dict[str, object]:
+    """Wait until something is in a machine's events, and give its data."""
+    deadline = time.monotonic() + 60
+    after = 0
+    while time.monotonic() < deadline:
+        events = json.loads(served.operator("GET", f"/v1/events?wait=5&limit=500&after={after}").body)["events"]
+        for each in events:
+            if each["name"] == name:
+                return dict(each["data"])
+            after = each["id"]
+    raise AssertionError(f"no {name}")
 
 
 # --- what people do to it ---

@@ -15,7 +15,7 @@ from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.domain.inventory import Cpu, Disk, FirmwareKind, Inventory, System
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, Allocation, BootMode, Desired, Evidence, Phase
+from provider.domain.machine import Acceptance, Allocation, BootMode, Desired, Evidence, HandOff, Phase
 from provider.domain.operation import DiskWiped, OperationKind, WipeReport
 from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
@@ -24,6 +24,7 @@ from provider.planning.boot import BootDecision
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
+from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
 from provider.reconcile.worker import Workers
@@ -89,16 +90,22 @@ class Site:
         self.bmc = RecordingBmc()
         self.bmcs = BmcStore(database, Sealer.open(folder / "key"))
         self.agents = AgentDesk(self.machines, tickets, lost_after=timedelta(minutes=1), clock=utc_now)
-        self.boots = BootDesk(
+        self._tickets = tickets
+        self.boots = self.boot_desk()
+        self.manager = ManagerDesk(self.machines)
+        self.workers = Workers(self.machines, self.bmcs, self.bmc, clock=utc_now)
+
+    def boot_desk(self) -> BootDesk:
+        """One that has learned nothing since it started."""
+        return BootDesk(
             self.machines,
-            tickets,
+            self._tickets,
+            HandOffs(default=None, chosen={}),
             profiles=frozenset({"debian"}),
             ticket_lifetime=timedelta(minutes=5),
             install_ticket_lifetime=timedelta(hours=1),
             clock=utc_now,
         )
-        self.manager = ManagerDesk(self.machines)
-        self.workers = Workers(self.machines, self.bmcs, self.bmc, clock=utc_now)
 
     async def boot(self, mac: MacAddress = MAC) -> BootDecision:
         return await self.boots.decide(Evidence(macs=(mac,)))
@@ -336,6 +343,15 @@ def test_result_of_an_abandoned_wipe_counts_for_nothing(tmp_path: Path) -> None:
 # --- the whole way -----------------------------------------------------------------------------------------------------
 
 
+async def _starts_over(site: Site) -> None:
+    """An installed machine comes back twice at once: it is sent to its disk another way, also after a restart of ours."""
+    decisions = [await site.boot() for _ in range(2)]
+    assert [decision.hand_off for decision in decisions] == [HandOff.EXIT, HandOff.SANBOOT]
+    assert "hand_off.changed" in await site.events(decisions[0].machine_id)
+    site.boots = site.boot_desk()
+    assert (await site.boot()).hand_off is HandOff.SANBOOT
+
+
 def test_from_acceptance_to_release(tmp_path: Path) -> None:
     """Some step of the lifecycle is not taken, is taken twice, or in another order."""
 
@@ -359,6 +375,7 @@ def test_from_acceptance_to_release(tmp_path: Path) -> None:
             await site.agents.installed(installed, "10.77.0.100")
             await site.agents.installed(installed, "10.77.0.100")
             assert (await site.boot()).mode is BootMode.DISK
+            await _starts_over(site)
             await site.manager.desire(machine_id, 3, replace(ACCEPTED, wipe_id="w2"))
             await _told(
                 site,

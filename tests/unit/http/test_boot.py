@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider.domain.inventory import FirmwareKind
-from provider.http.boot import read_evidence
+from provider.http.boot import explained, read_evidence
 
 MAC = {"mac": "52-54-00-12-34-56"}
 
@@ -41,3 +41,20 @@ def test_without_a_mac_there_is_nobody(query: dict[str, str]) -> None:
     """A request without an address becomes a machine."""
     with pytest.raises(ValueError, match="MAC address"):
         read_evidence(query)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("1278435474", "https://ipxe.org/4c336092"),
+        ("-1", "https://ipxe.org/ffffffff"),
+        ("", ""),
+        ("${errno}", "${errno}"),
+        ("٣", "٣"),
+        ("-", "-"),
+        ("9" * 100, "https://ipxe.org/ffffffff"),
+    ],
+)
+def test_error_of_ipxe(error: str, text: str) -> None:
+    """An operator reads a number that nobody can look up, or nonsense in its place ends in a traceback."""
+    assert explained(error) == text

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provider.domain.errors import PermanentError
+from provider.domain.mac import MacAddress
+from provider.domain.machine import HandOff
 from provider.wire import ipxe
-from provider.wire.ipxe import HandOff, Image
+from provider.wire.ipxe import Image
 
 KERNEL = Image("vmlinuz", "http://10.77.0.1:8080/assets/x86_64/vmlinuz")
 INITRAMFS = Image("initramfs", "http://10.77.0.1:8080/assets/x86_64/initramfs.zst")
+
+
+BASE = "http://10.77.0.1:8080"
+MAC = MacAddress("52:54:00:12:34:56")
+
+
+def kernel_script(kernel: Image, initrds: list[Image], arguments: list[str]) -> str:
+    return ipxe.kernel_script("x", BASE, MAC, kernel, initrds, arguments)
 
 
 def lines(script: str) -> list[str]:
@@ -21,31 +33,50 @@ def lines(script: str) -> list[str]:
 
 def test_bootstrap_tells_of_the_interface_that_booted() -> None:
     """A machine with two cards says the address of the other one (edge case 46)."""
-    chain = next(line for line in lines(ipxe.bootstrap_script("http://10.77.0.1:8080")) if line.startswith("chain"))
+    chain = next(line for line in lines(ipxe.bootstrap_script(BASE)) if line.startswith("chain"))
     assert "/machine.ipxe?mac=${netX/mac:hexhyp}&uuid=${uuid}" in chain
 
 
 def test_bootstrap_tries_again_and_gives_up() -> None:
     """A lost packet ends the boot, or a dead provider holds the machine for ever (edge case 51)."""
-    script = lines(ipxe.bootstrap_script("http://10.77.0.1:8080"))
+    script = lines(ipxe.bootstrap_script(BASE))
     pauses = [int(line.removeprefix("sleep ")) for line in script if line.startswith("sleep ")]
     assert pauses == sorted(pauses)
     assert len(pauses) == len(ipxe.PAUSES)
     assert script[-1] == "exit 1"
 
 
-def test_every_label_is_there() -> None:
+def test_bootstrap_tries_each_interface() -> None:
+    """A machine whose first link is dead after all never reaches us over the second one (edge case 44)."""
+    script = lines(ipxe.bootstrap_script(BASE))
+    assert "iflinkwait --timeout 5000 net1 ||" in script
+    assert script.index("ifopen net1 || goto net2") < script.index("dhcp net1 || goto net2")
+    (chain,) = (line for line in script if "mac=${net1/mac:hexhyp}" in line)
+    assert chain.endswith(" || goto net2")
+
+
+@pytest.mark.parametrize("script", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [], [])])
+def test_failure_is_reported(script: str) -> None:
+    """A machine gives up, and only its screen says so."""
+    *_, report, _ = (line for line in lines(script) if not line.startswith("imgfree"))
+    assert report.startswith(f"imgfetch {BASE}/failed?mac=")
+    assert report.endswith("error=${error} ||"), "what fails there must not keep it from its disk"
+
+
+@pytest.mark.parametrize("script_text", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [INITRAMFS], [])])
+def test_every_label_is_there(script_text: str) -> None:
     """A script jumps to a label that it does not have, and stops."""
-    script = lines(ipxe.kernel_script("x", KERNEL, [INITRAMFS], []))
+    script = lines(script_text)
     labels = {line[1:] for line in script if line.startswith(":")}
     pauses = {line.removeprefix("set pause ") for line in script if line.startswith("set pause ")}
     assert {f"wait_{pause}" for pause in pauses} <= labels
-    assert {line.removeprefix("goto ") for line in script if line.startswith("goto ")} <= labels
+    jumps = {label for line in script for label in re.findall(r"goto (\S+)", line)}
+    assert {jump for jump in jumps if "${" not in jump} <= labels
 
 
 def test_kernel_gets_its_arguments() -> None:
     """A kernel starts without an argument, or does not find its RAM disk."""
-    script = lines(ipxe.kernel_script("x", KERNEL, [INITRAMFS], ["a=b", "console=ttyS0"]))
+    script = lines(kernel_script(KERNEL, [INITRAMFS], ["a=b", "console=ttyS0"]))
     assert f"kernel {KERNEL.url} initrd=initramfs a=b console=ttyS0 || goto wait_${{pause}}" in script
     assert any(line.startswith(f"initrd --name initramfs {INITRAMFS.url} ") for line in script)
 
@@ -57,7 +88,7 @@ def test_kernel_gets_its_arguments() -> None:
 def test_argument_cannot_break_out(argument: str) -> None:
     """An argument from a manager becomes a command of the script (edge case 168)."""
     with pytest.raises(PermanentError):
-        ipxe.kernel_script("x", KERNEL, [], [argument])
+        kernel_script(KERNEL, [], [argument])
 
 
 @given(st.text(max_size=50))
@@ -74,7 +105,7 @@ def test_no_text_becomes_a_command(text: str) -> None:
 def test_any_argument_is_carried_whole_or_refused(argument: str) -> None:
     """An argument arrives changed."""
     try:
-        script = ipxe.kernel_script("x", KERNEL, [], [argument])
+        script = kernel_script(KERNEL, [], [argument])
     except PermanentError:
         return
     kernel = next(line for line in lines(script) if line.startswith("kernel "))
@@ -84,7 +115,7 @@ def test_any_argument_is_carried_whole_or_refused(argument: str) -> None:
 def test_line_that_a_kernel_would_cut_is_refused() -> None:
     """The end of a long command line is lost without a word."""
     with pytest.raises(PermanentError, match="kernel reads"):
-        ipxe.kernel_script("x", KERNEL, [], [f"argument={number}" for number in range(300)])
+        kernel_script(KERNEL, [], [f"argument={number}" for number in range(300)])
 
 
 @pytest.mark.parametrize(

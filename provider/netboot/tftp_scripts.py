@@ -1,4 +1,7 @@
-"""GRUB's scripts by TFTP: the first one, and the one of each machine, made from its boot decision when it is asked for."""
+"""
+Scripts by TFTP, made when they are asked for: GRUB's first one, and the one of each machine from its boot decision; and the
+one that newer builds of iPXE look for where they came from, which spares them a DHCP exchange.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from provider.domain.machine import BootMode, Evidence
 from provider.planning import kernels
 from provider.planning.boot import BootDecision
 from provider.planning.kernels import Caller, Site
-from provider.wire import grub
+from provider.wire import grub, ipxe
 
 log = structlog.get_logger()
 
@@ -30,7 +33,7 @@ class Boots(Protocol):
         """What the machine with this evidence boots; raises BootwrightError."""
 
 
-class GrubScripts:
+class TftpScripts:
     """Makes scripts; `make` is what the TFTP server asks."""
 
     def __init__(self, site: Site, boots: Boots) -> None:
@@ -42,8 +45,10 @@ class GrubScripts:
         Give the script with this name for a machine that reached us at `address`; None if it is none of ours.
 
         Raises:
-            OSError: If no decision can be made now; GRUB shall ask again.
+            OSError: If no decision can be made now; the boot loader shall ask again.
         """
+        if name == ipxe.AUTOEXEC:
+            return ipxe.bootstrap_script(f"http://{address}:{self._site.http_port}").encode()
         if name == grub.FIRST:
             return grub.bootstrap_script().encode()
         if name.startswith("grub/") and name.endswith(".lst"):
