@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from bench import dhcp, report, stage
+from bench import dhcp, http, report, stage, tftp
 from bench.report import Row
 from bench.stage import Stage
 from bootassets import build as builder
@@ -38,6 +38,8 @@ class Name(StrEnum):
     """What there is to measure."""
 
     DHCP = "dhcp"
+    TFTP = "tftp"
+    HTTP = "http"
 
 
 _Assets = Annotated[
@@ -45,7 +47,11 @@ _Assets = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
-_BENCHES: dict[Name, Callable[[Stage], Awaitable[list[Row]]]] = {Name.DHCP: dhcp.run}
+_BENCHES: dict[Name, Callable[[Stage], Awaitable[list[Row]]]] = {
+    Name.DHCP: dhcp.run,
+    Name.TFTP: tftp.run,
+    Name.HTTP: http.run,
+}
 
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -34,6 +34,9 @@ SERVER_CPUS = 2
 START_SECONDS = 60.0
 """A server that does not listen after this never will."""
 
+BUSY = 0.9
+"""Share of its CPUs from which on the load may be what limits a rate."""
+
 _KNOCK_SECONDS = 0.05
 _LISTENING = {"tcp": "0A", "udp": "07"}
 """State of a listening socket in /proc/net."""
@@ -139,6 +142,12 @@ def share_out(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if len(cpus) < 2 * SERVER_CPUS:
         return tuple(cpus), tuple(cpus)
     return tuple(cpus[:SERVER_CPUS]), tuple(cpus[SERVER_CPUS:])
+
+
+def limits(busy: float) -> str:
+    """Say how hard the load worked: a rate means little if it was the load that could do no more."""
+    warning = ", so the load may be the limit" if busy > BUSY else ""
+    return f"the load used {busy:.0%} of its CPUs{warning}"
 
 
 def say(text: str) -> None:
