@@ -216,8 +216,8 @@ def read_evidence(query: Mapping[str, str]) -> Evidence:
 
 
 def explained(error: str) -> str:
-    """iPXE's error number as the page that explains it."""
-    return f"https://ipxe.org/{int(error) % (1 << 32):08x}" if re.fullmatch(r"-?[0-9]+", error) else error
+    """iPXE's error number, such as 0x2d0c618e, as the page that explains it."""
+    return f"https://ipxe.org/{error[2:]}" if re.fullmatch("0x[0-9a-f]{8}", error) else error
 
 
 def _word(query: Mapping[str, str], name: str) -> str:

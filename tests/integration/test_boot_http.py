@@ -154,11 +154,11 @@ def test_files_of_the_operator(served: ProviderProcess) -> None:
 def test_failure_is_told(served: ProviderProcess) -> None:
     """A machine gives up, and only its screen says so."""
     served.ticket()
-    said = served.boot("GET", f"/failed?mac={MAC}&stage=kernel&error=1278435474")
+    said = served.boot("GET", f"/failed?mac={MAC}&stage=kernel&error=0x2d0c618e")
     assert said.status == 200
     assert served.boot("GET", "/failed?stage=kernel").status == 400
     data = event(served, "boot.failed")
-    assert data == {"step": "kernel", "error": "https://ipxe.org/4c336092"}
+    assert data == {"step": "kernel", "error": "https://ipxe.org/2d0c618e"}
 
 
 def event(served: ProviderProcess, name: str) -> dict[str, object]:
