@@ -281,15 +281,16 @@ class Daemon:
         return TftpServer(
             [(each.settings.name, str(each.scope.address)) for each in self._interfaces],
             tftp.port,
-            {**self._files(), **self._boot_files()}.get,
-            scripts.make,
-            Limits(
+            single_port=tftp.single_port,
+            files={**self._files(), **self._boot_files()}.get,
+            scripts=scripts.make,
+            limits=Limits(
                 block_size=tftp.block_size,
                 retry_after=tftp.retransmit_after.total_seconds(),
                 retries=tftp.give_up_after,
             ),
-            self._loaders,
-            self._dhcp.mac_of,
+            watch=self._loaders,
+            mac_of=self._dhcp.mac_of,
         )
 
     def _site(self, authority: Authority) -> kernels.Site:

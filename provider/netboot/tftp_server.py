@@ -2,7 +2,9 @@
 The TFTP shell: read-only, boot files only, a port of its own for each transfer (RFC 1350 section 4).
 
 A request comes in on the well-known port and becomes a `_Session`: `wire.tftp_transfer.Transfer` with a socket that is
-connected to its client, so that the kernel keeps strangers out and says when the client's port is closed. Packets are
+connected to its client, so that the kernel keeps strangers out and says when the client's port is closed. Where a firewall or
+an address translation lets only the well-known port through, all transfers can stay on that one (`single_port`); a client is
+known by its address and port then, and who dies is noticed by silence only. Packets are
 handled where they arrive, in callbacks of the loop: forty clients at 1,468 bytes a block leave no time for a task switch
 each. A session's task only fetches the file, waits for the end, and reports it.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 from collections import Counter
@@ -47,6 +50,12 @@ LONGEST_TRANSFER_SECONDS = 1800.0
 MOST_FILE_BYTES = 256 << 20
 """A larger file is not for TFTP; memory holds each file that is under way."""
 
+_IP_MTU = 14
+"""Option of a connected socket, `linux/in.h`; Python has no name for it."""
+
+_HEADER_BYTES = 20 + 8 + 4
+"""IP, UDP, TFTP DATA."""
+
 _MOST_DATAGRAM_BYTES = 2048
 _BATCH = 64
 """Datagrams read from one socket before the others have their turn."""
@@ -66,6 +75,8 @@ class TftpServer:
         self,
         interfaces: Sequence[tuple[str, str]],
         port: int,
+        *,
+        single_port: bool,
         files: Callable[[str], Path | None],
         scripts: Callable[[str, str], Awaitable[bytes | None]],
         limits: Limits,
@@ -74,6 +85,7 @@ class TftpServer:
     ) -> None:
         self._interfaces = interfaces
         self._port = port
+        self._single_port = single_port
         self._files = files
         self._scripts = scripts
         self._limits = limits
@@ -137,6 +149,10 @@ class TftpServer:
         self, packet: tftp.Packet, client: _Endpoint, listening: _Listening, group: asyncio.TaskGroup
     ) -> None:
         log.debug("tftp.received", source=client[0], packet=packet)
+        if self._single_port and isinstance(packet, tftp.Ack | tftp.Error):
+            if (session := self._sessions.get(client)) is not None:
+                session.take(packet)
+            return
         match packet, tftp_transfer.requested_file(packet):
             case _, tftp.Error() as error:
                 self._refuse(listening, client, error)
@@ -202,10 +218,13 @@ class TftpServer:
             self._refuse(listening, session.client, missing)
             return
         started = asyncio.get_running_loop().time()
-        transfer = Transfer(content.data, session.request, self._limits)
         with sockets.bind_udp(listening.interface, 0, address=listening.address) as sock:
             sock.connect(session.client)
-            await session.run(transfer, sock)
+            transfer = Transfer(content.data, session.request, _fitting(self._limits, sock))
+            if self._single_port:
+                await session.run(transfer, lambda datagram: listening.sock.sendto(datagram, session.client))
+            else:
+                await session.run_on(sock, transfer)
         seconds = round(asyncio.get_running_loop().time() - started, 3)
         self._ended(session, transfer, seconds)
 
@@ -242,6 +261,12 @@ class TftpServer:
             listening.sock.sendto(tftp.encode(error), client)
 
 
+def _fitting(limits: Limits, sock: socket.socket) -> Limits:
+    """No block larger than the path to the client takes whole: firmware puts no fragments together (edge case 34)."""
+    path_mtu = sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    return dataclasses.replace(limits, block_size=min(limits.block_size, path_mtu - _HEADER_BYTES))
+
+
 @dataclass(frozen=True)
 class _Listening:
     """The well-known port on one interface; `address` is what transfers are sent from."""
@@ -253,7 +278,7 @@ class _Listening:
 
 class _Session:
     """
-    One client's transfer. `run` drives it: packets and time arrive as callbacks until there is an outcome.
+    One client's transfer. `run` drives it: packets (`take`) and time arrive as callbacks until there is an outcome.
 
     A client is its address and port, and some ROMs always use the same port. So a request from a port that has a
     session is either the same again, because our first answer was lost, or a new one that supersedes the old.
@@ -269,7 +294,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._transfer: Transfer | None = None
-        self._sock: socket.socket
+        self._put: Callable[[bytes], object]
         self._timer: asyncio.TimerHandle
 
     def is_repeated(self, request: tftp.ReadRequest) -> bool:
@@ -283,12 +308,19 @@ class _Session:
         self._send(self._transfer.on_repeated_request(self._loop.time()))
         return True
 
-    async def run(self, transfer: Transfer, sock: socket.socket) -> None:
-        """Drive the transfer to its end over a connected socket."""
-        self._transfer, self._sock = transfer, sock
+    async def run_on(self, sock: socket.socket, transfer: Transfer) -> None:
+        """Drive the transfer to its end over a connected socket of its own."""
+        self._loop.add_reader(sock, self._readable, sock, transfer)
+        try:
+            await self.run(transfer, sock.send)
+        finally:
+            self._loop.remove_reader(sock)
+
+    async def run(self, transfer: Transfer, put: Callable[[bytes], object]) -> None:
+        """Drive the transfer to its end; `put` sends a datagram."""
+        self._transfer, self._put = transfer, put
         self._send(transfer.start(self._loop.time()))
         self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
-        self._loop.add_reader(sock, self._readable, transfer)
         try:
             async with asyncio.timeout(LONGEST_TRANSFER_SECONDS):
                 await self._ended.wait()
@@ -296,12 +328,20 @@ class _Session:
             log.info("tftp.cut_off", source=self.client[0], file=self.file, seconds=LONGEST_TRANSFER_SECONDS)
         finally:
             self._timer.cancel()
-            self._loop.remove_reader(sock)
 
-    def _readable(self, transfer: Transfer) -> None:
+    def take(self, packet: tftp.Packet) -> None:
+        """Take a packet of the client; nothing if the file is still being fetched."""
+        transfer = self._transfer
+        if transfer is None or transfer.outcome is not None:
+            return
+        self._send(transfer.on_packet(packet, self._loop.time()))
+        if transfer.outcome is not None:
+            self._ended.set()
+
+    def _readable(self, sock: socket.socket, transfer: Transfer) -> None:
         for _ in range(_BATCH):
             try:
-                packet = tftp.decode(self._sock.recv(_MOST_DATAGRAM_BYTES))
+                packet = tftp.decode(sock.recv(_MOST_DATAGRAM_BYTES))
             except BlockingIOError:
                 return
             except ConnectionRefusedError:
@@ -312,7 +352,7 @@ class _Session:
             except MalformedPacketError as error:
                 log.info("tftp.malformed", source=self.client[0], error=str(error))
             else:
-                self._send(transfer.on_packet(packet, self._loop.time()))
+                self.take(packet)
             if transfer.outcome is not None:
                 self._ended.set()
                 return
@@ -330,7 +370,7 @@ class _Session:
         # is also raised here, and comes again with the next.
         with contextlib.suppress(OSError):
             for datagram in datagrams:
-                self._sock.send(datagram)
+                self._put(datagram)
 
 
 @dataclass(frozen=True, eq=False)

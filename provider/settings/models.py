@@ -251,8 +251,10 @@ class TftpSettings(Model):
     enabled: bool = True
     port: Port = 69
     """Firmware knows only 69."""
+    single_port: bool = False
+    """Answer from that port too, for firewalls and address translation that know no more than it; a little slower."""
     block_size: int = Field(default=1468, ge=512, le=65464)
-    """Largest block in bytes that we agree to (RFC 2348). 1468 fits Ethernet without fragments."""
+    """Largest block in bytes that we agree to (RFC 2348), on a path that takes it without fragments. 1468 fits Ethernet."""
     retransmit_after: Duration = timedelta(seconds=1)
     """Time until an unacknowledged block is sent again, unless the client asks for another (RFC 2349)."""
     give_up_after: int = Field(default=12, ge=1, le=50)

@@ -131,11 +131,20 @@ async def no_script(name: str, address: str) -> bytes | None:
 
 
 @contextlib.asynccontextmanager
-async def bench(cable: Wire, folder: Path, limits: Limits) -> AsyncIterator[Bench]:
+async def bench(cable: Wire, folder: Path, limits: Limits, *, single_port: bool) -> AsyncIterator[Bench]:
     made = Bench(cable, folder)
     made.make_files()
     must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
-    server = TftpServer([(cable.ours, SERVER)], 69, made.find, no_script, limits, made.notebook, lambda _: MAC)
+    server = TftpServer(
+        [(cable.ours, SERVER)],
+        69,
+        single_port=single_port,
+        files=made.find,
+        scripts=no_script,
+        limits=limits,
+        watch=made.notebook,
+        mac_of=lambda _: MAC,
+    )
     await server.start()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.run())
@@ -143,23 +152,60 @@ async def bench(cable: Wire, folder: Path, limits: Limits) -> AsyncIterator[Benc
         task.cancel()
 
 
-def with_bench(folder: Path, use: Callable[[Bench], Awaitable[None]], limits: Limits | None = None) -> None:
+def with_bench(
+    folder: Path,
+    use: Callable[[Bench], Awaitable[None]],
+    limits: Limits | None = None,
+    *,
+    single_port: bool = False,
+) -> None:
     async def main(cable: Wire) -> None:
-        async with bench(cable, folder, limits or Limits()) as made:
+        async with bench(cable, folder, limits or Limits(), single_port=single_port) as made:
             await use(made)
 
     with wire(f"{SERVER}/24") as cable:
         asyncio.run(main(cable))
 
 
+@pytest.mark.parametrize("single_port", [False, True])
 @pytest.mark.parametrize("command", CLIENTS)
-def test_files_of_all_sizes_arrive(tmp_path: Path, command: Callable[[str, str], list[str]]) -> None:
+def test_files_of_all_sizes_arrive(tmp_path: Path, command: Callable[[str, str], list[str]], single_port: bool) -> None:
     """Some client gets a file that is cut off, too long, or not at all."""
 
     async def use(made: Bench) -> None:
         for name in SIZES:
             if name != "empty" or command in CAN_FETCH_NOTHING:
                 await made.fetches(name, command)
+
+    with_bench(tmp_path, use, single_port=single_port)
+
+
+def test_one_port_through_a_firewall(tmp_path: Path) -> None:
+    """Behind a firewall that knows port 69 only, no data arrives (edge case 36)."""
+
+    async def use(made: Bench) -> None:
+        inside = made.cable.inside()
+        must(*inside, "nft", "add table inet firewall")
+        must(*inside, "nft", "add chain inet firewall input { type filter hook input priority 0; }")
+        must(*inside, "nft", "add rule inet firewall input udp sport != 69 drop")
+        with _losing(10, made.cable):
+            await made.fetches("blocks", atftp("blksize 1468", "windowsize 8"))
+        async with asyncio.TaskGroup() as group:
+            for number in range(10):
+                group.create_task(made.fetches("large", curl(), f"-{number}"))
+
+    with_bench(tmp_path, use, Limits(retry_after=0.1, retries=12), single_port=True)
+
+
+def test_blocks_fit_the_path(tmp_path: Path) -> None:
+    """Blocks come in fragments, which firmware does not put together (edge case 34)."""
+
+    async def use(made: Bench) -> None:
+        must("ip", "link", "set", made.cable.ours, "mtu", "1300")
+        status, said = await made.run("python3", "-c", PROBE, SERVER, b"blksize\x001468\0".hex())
+        assert status == 0, said
+        assert b"blksize\x001268\0" in bytes.fromhex(said)
+        await made.fetches("nbp", curl("--tftp-blksize", "1468"))
 
     with_bench(tmp_path, use)
 
@@ -432,6 +478,15 @@ def test_taken_port(tmp_path: Path) -> None:
     """Two TFTP servers share a port, and machines get files of either."""
     with wire(f"{SERVER}/24") as cable, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("", 69))
-        server = TftpServer([(cable.ours, SERVER)], 69, lambda _: None, no_script, Limits(), Notebook(), lambda _: None)
+        server = TftpServer(
+            [(cable.ours, SERVER)],
+            69,
+            single_port=False,
+            files=lambda _: None,
+            scripts=no_script,
+            limits=Limits(),
+            watch=Notebook(),
+            mac_of=lambda _: None,
+        )
         with pytest.raises(Exception, match="UDP port 69 on wire-ours is taken"):
             asyncio.run(server.start())
