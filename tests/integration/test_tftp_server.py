@@ -188,11 +188,11 @@ def test_one_port_through_a_firewall(tmp_path: Path) -> None:
         must(*inside, "nft", "add table inet firewall")
         must(*inside, "nft", "add chain inet firewall input { type filter hook input priority 0; }")
         must(*inside, "nft", "add rule inet firewall input udp sport != 69 drop")
-        with _losing(10, made.cable):
-            await made.fetches("blocks", atftp("blksize 1468", "windowsize 8"))
         async with asyncio.TaskGroup() as group:
             for number in range(10):
                 group.create_task(made.fetches("large", curl(), f"-{number}"))
+        with _losing(10, made.cable):
+            await made.fetches("blocks", atftp("blksize 1468", "windowsize 8"))
 
     with_bench(tmp_path, use, Limits(retry_after=0.1, retries=12), single_port=True)
 
