@@ -13,7 +13,6 @@ from pathlib import Path
 
 from provider.domain.errors import SettingsError
 from provider.wire import pxe
-from provider.wire.pxe import Arch
 
 MOST_BYTES = 64 << 20
 """Of one boot file; firmware holds it in memory, beside what it loads next."""
@@ -21,7 +20,7 @@ MOST_BYTES = 64 << 20
 _MACHINES = {0x014C: "IA-32", 0x8664: "x86-64", 0xAA64: "arm64"}
 """Of a PE file (Microsoft PE format, COFF file header)."""
 
-_MACHINE_OF = {Arch.UEFI_IA32: 0x014C, Arch.UEFI_X64: 0x8664, Arch.UEFI_ARM64: 0xAA64}
+_MACHINE_OF = {pxe.UEFI_IA32: 0x014C, pxe.UEFI_X64: 0x8664, pxe.UEFI_ARM64: 0xAA64}
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -64,8 +63,8 @@ def _wrong_machine(path: Path) -> Iterator[str]:
     if found not in _MACHINES:
         yield "it is no UEFI program for a processor that we know"
         return
-    for arch, expected in _MACHINE_OF.items():
-        if path.name in pxe.bootstrap_programs(arch, signed=False) and found != expected:
+    for firmware, expected in _MACHINE_OF.items():
+        if path.name in pxe.bootstrap_programs(firmware, signed=False) and found != expected:
             yield f"it is for {_MACHINES[found]}, and {_MACHINES[expected]} machines would get it under this name"
 
 

@@ -37,6 +37,9 @@ log = structlog.get_logger()
 SAVING = 4096
 """Most leases on their way to the disk at one time."""
 
+WARNED = 4096
+"""Machines of which we remember what was said about them last, so as not to say it with each of their packets."""
+
 _BATCH = 64
 """Datagrams read in one turn of the loop, so that others get theirs."""
 
@@ -114,6 +117,7 @@ class DhcpServer:
         self._saving = 0
         self._save_now = asyncio.Event()
         self._booting: dict[MacAddress, datetime] = {}
+        self._warned: dict[MacAddress, str] = {}
 
     async def start(self) -> None:
         """
@@ -202,15 +206,19 @@ class DhcpServer:
         except MalformedPacketError as error:
             log.info("dhcp.malformed", interface=port.scope.interface, source=source[0], error=str(error))
             return
-        now = self._clock()
-        asked = Asked(packet, source, port.number, self._watch.may_netboot(packet.chaddr), self._loader(packet))
+        now, client = self._clock(), pxe.client(packet)
+        may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client)
+        asked = Asked(packet, client, source, port.number, may_netboot, loader)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         decision = offer.decide(asked, port.scope, self._subnets, now)
         if isinstance(decision, Reply) and (seen := reply.attachment(packet, port.scope)) is not None:
             self._watch.attached(packet.chaddr, seen)
         if isinstance(decision, Ignore):
             self._ignored(packet, decision)
-        elif isinstance(decision, Forget):
+            return
+        if isinstance(decision, Reply) and decision.warning:
+            self._warn(packet, "dhcp.guessed", decision.warning)
+        if isinstance(decision, Forget):
             address, event = str(decision.lease.address), decision.event
             self._save((decision.lease,), lambda: self._watch.note(packet.chaddr, event, address=address))
         elif decision.leases:
@@ -219,20 +227,26 @@ class DhcpServer:
         else:
             self._send(port, decision, now)
 
-    def _loader(self, packet: dhcp.Packet) -> Loader:
-        if not packet.options.get(dhcp.Option.VENDOR_CLASS, b"").startswith((pxe.PXE_CLIENT, pxe.HTTP_CLIENT)):
-            return Loader.IPXE
-        client = pxe.client(packet)
-        if client.is_ipxe or client.arch is pxe.Arch.BIOS:
+    def _loader(self, packet: dhcp.Packet, client: pxe.Client) -> Loader:
+        if client.is_ipxe or client.firmware in (None, pxe.BIOS, pxe.RASPBERRY_PI):
             return Loader.IPXE
         return self._watch.loader(packet.chaddr, begins=packet.message_type is dhcp.MessageType.DISCOVER)
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:
-            log.warning("dhcp.ignored", mac=packet.chaddr, xid=hex(packet.xid), reason=decision.reason)
-            self._watch.note(packet.chaddr, "dhcp.ignored", reason=decision.reason)
+            self._warn(packet, "dhcp.ignored", decision.reason, again=decision.again)
         else:
             log.debug("dhcp.ignored", mac=packet.chaddr, xid=hex(packet.xid), reason=decision.reason)
+
+    def _warn(self, packet: dhcp.Packet, event: str, reason: str, *, again: bool = False) -> None:
+        """Tell an operator, and once of each machine, however often it asks."""
+        if self._warned.get(packet.chaddr) == reason and not again:
+            return
+        if len(self._warned) >= WARNED:
+            del self._warned[next(iter(self._warned))]
+        self._warned[packet.chaddr] = reason
+        log.warning(event, mac=packet.chaddr, xid=hex(packet.xid), reason=reason)
+        self._watch.note(packet.chaddr, event, reason=reason)
 
     def _save(self, leases: Sequence[Lease], then: Callable[[], None]) -> None:
         """Save the leases, then go on; while that waits, everybody else is served."""

@@ -41,16 +41,16 @@ def decide(asked: Asked, scope: Scope, subnets: Subnets, now: datetime) -> Decis
         return Ignore("not a request")
     if packet.message_type is None:
         return Ignore("plain BOOTP, without a DHCP message type")
-    client = pxe.client(packet)
+    client = asked.client
     if not client.valid:
         return Ignore("option 97 is malformed")
     if client.boots and not asked.may_netboot:
         return Ignore("the machine was rejected or is cordoned: left to its next boot device")
     if asked.port == pxe.SERVER_PORT:
-        return proxy.boot_service(asked, scope, client)
+        return proxy.boot_service(asked, scope)
     if scope.proxy:
         return (
-            proxy.offer(asked, scope, client)
+            proxy.offer(asked, scope)
             if client.boots
             else Ignore("not a boot client; its addresses are another's business")
         )
@@ -58,7 +58,7 @@ def decide(asked: Asked, scope: Scope, subnets: Subnets, now: datetime) -> Decis
     subnet = subnets.of(link)
     if subnet is None:
         return Ignore(f"{link} is of no subnet that is configured", warn=packet.giaddr != dhcp.NOWHERE)
-    return _Conversation(asked, scope, subnet, client, now).decide()
+    return _Conversation(asked, scope, subnet, now).decide()
 
 
 def _link(packet: Packet, scope: Scope) -> IPv4Address:
@@ -74,8 +74,8 @@ def _link(packet: Packet, scope: Scope) -> IPv4Address:
 class _Conversation:
     """One packet to us as a server, from a client on `subnet`."""
 
-    def __init__(self, asked: Asked, scope: Scope, subnet: Subnet, client: pxe.Client, now: datetime) -> None:
-        packet = asked.packet
+    def __init__(self, asked: Asked, scope: Scope, subnet: Subnet, now: datetime) -> None:
+        packet, client = asked.packet, asked.client
         self._asked = asked
         self._packet = packet
         self._scope = scope
@@ -108,7 +108,7 @@ class _Conversation:
         address = self._table.offer(self._claimant, requested, self._now)
         if address is None:
             lament = self._table.exhaustion(self._now)
-            return Ignore(lament or "the pool is exhausted", warn=lament is not None)
+            return Ignore(lament or "the pool is exhausted", warn=lament is not None, again=True)
         return self._leased(MessageType.OFFER, address, boot)
 
     def _request(self) -> Decision:
@@ -185,7 +185,7 @@ class _Conversation:
         to, largest = reply.destination(packet, address), packet.largest_answer
         if kind is MessageType.OFFER:
             event = "dhcp.offered" if self._client.boots else ""
-            return Reply(offered, to, event, facts=facts, largest=largest)
+            return Reply(offered, to, event, facts=facts, largest=largest, warning=boot.warning if boot else "")
         leases = self._table.grant(self._claimant, address, self._now, duration)
         return Reply(offered, to, "dhcp.acknowledged", leases, facts, largest)
 
@@ -203,12 +203,12 @@ class _Conversation:
             return reply.answer(packet, scope, kind, {**times, **told}, yiaddr=yiaddr)
         options = {**times, **boot.options, **told}
         if self._client.is_pxe and not self._client.is_ipxe:
-            options[Option.VENDOR_SPECIFIC] = pxe.discovery_control()
+            options[Option.VENDOR_SPECIFIC] = pxe.discovery_control(self._client.firmware)
         return reply.answer(packet, scope, kind, options, yiaddr=yiaddr, file=boot.file, siaddr=scope.address)
 
     def _boot(self) -> Boot | Ignore | None:
         """The boot part, or None for those who do not boot."""
-        return bootfile.choose(self._scope, self._asked, self._client) if self._client.boots else None
+        return bootfile.choose(self._scope, self._asked) if self._client.boots else None
 
     def _duration(self) -> timedelta:
         """As the settings have it, or shorter if the client asks for less (option 51)."""

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from provider.domain.lease import Lease
 from provider.domain.machine import Attachment
 from provider.planning.loader import Loader
-from provider.wire import dhcp
+from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
 
 BROADCAST = IPv4Address("255.255.255.255")
@@ -37,8 +37,12 @@ class Scope:
         return f"http://{self.address}:{self.http_port}/boot.ipxe"
 
     def file_url(self, name: str) -> str:
-        """Where UEFI HTTP boot finds a boot file."""
+        """Where UEFI HTTP boot finds a boot file; never with `//` in its path, nor by way of a redirect (edge case 15)."""
         return f"http://{self.address}:{self.http_port}/assets/boot/{name}"
+
+    def tftp_url(self, name: str) -> str:
+        """The same for those who want a URL and know no HTTP."""
+        return f"tftp://{self.address}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Asked:
     """One packet and how it came."""
 
     packet: Packet
+    client: pxe.Client
+    """What the packet says of its sender: `pxe.client` of it."""
     source: tuple[str, int]
     port: int
     """The port of ours that it came to: 67 or 4011."""
@@ -78,6 +84,8 @@ class Reply:
     facts: Mapping[str, str] = field(default_factory=dict)
     largest: int = 548
     """Bytes of UDP payload that the client takes."""
+    warning: str = ""
+    """What an operator should hear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,8 @@ class Ignore:
 
     reason: str
     warn: bool = False
+    again: bool = False
+    """The warning is worth repeating; else it is given once of each machine."""
 
 
 Decision = Reply | Forget | Ignore

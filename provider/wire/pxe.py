@@ -1,5 +1,5 @@
 """
-PXE on top of DHCP: who asks (architecture, firmware or iPXE), and which NBP that one needs.
+PXE on top of DHCP: who asks (firmware, iPXE), and which NBP that one needs.
 
 Sources: RFC 4578 (options 93, 94, 97), PXE specification 2.1 sections 2.2 and 2.4 (option 43), iPXE's option 175.
 """
@@ -7,7 +7,6 @@ Sources: RFC 4578 (options 93, 94, 97), PXE specification 2.1 sections 2.2 and 2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from uuid import UUID
 
 from provider.wire import dhcp
@@ -21,50 +20,69 @@ LONGEST_NAME = 127
 """Characters of a boot file's name: the `file` field of BOOTP less its NUL (RFC 2131 section 2)."""
 
 
-class Arch(IntEnum):
-    """Client system architecture (option 93, RFC 4578 section 2.1 and the IANA registry that grew from it)."""
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """One row of the table of who gets what; the README has the same table."""
 
-    BIOS = 0x00
-    UEFI_IA32 = 0x06
-    UEFI_X64 = 0x07
-    UEFI_EBC = 0x09
-    UEFI_ARM64 = 0x0B
-    UEFI_X64_HTTP = 0x10
+    title: str
+    archs: tuple[int, ...]
+    """What it announces: option 93 (RFC 4578 section 2.1, and IANA's registry of processor architecture types)."""
+    programs: tuple[str, ...]
+    """Its network bootstrap program: the first of these that we have."""
+    signed: str = ""
+    """The one for Secure Boot, and where there is no other; it starts a GRUB that knows no HTTP."""
+    by_http: bool = False
+    """It loads by HTTP: what it gets is a URL."""
 
 
-NBP: dict[Arch, str] = {
-    Arch.BIOS: "undionly.kpxe",
-    Arch.UEFI_X64: "snponly.efi",
-    Arch.UEFI_EBC: "snponly.efi",  # x64 firmware announces either code (edge case 20).
-    Arch.UEFI_X64_HTTP: "snponly.efi",
-}
-"""Which network bootstrap program an architecture gets; this and the next table are the only places that name them."""
+BIOS = Firmware("BIOS", (0x00,), ("undionly.kpxe",))
+UEFI_X64 = Firmware("UEFI x64", (0x07, 0x09), ("snponly.efi",), "shimx64.efi")  # Either code (edge case 20).
+UEFI_IA32 = Firmware("UEFI IA32", (0x06,), ("ipxe-i386.efi",))
+UEFI_ARM64 = Firmware("UEFI arm64", (0x0B,), ("snponly-arm64.efi",), "shimaa64.efi")
+HTTP_X64 = Firmware("UEFI HTTP boot x64", (0x10, 0x11), UEFI_X64.programs, by_http=True)
+HTTP_IA32 = Firmware("UEFI HTTP boot IA32", (0x0F,), UEFI_IA32.programs, by_http=True)
+HTTP_ARM64 = Firmware("UEFI HTTP boot arm64", (0x13,), UEFI_ARM64.programs, by_http=True)
+UBOOT_ARM64 = Firmware("U-Boot arm64", (0x16,), UEFI_ARM64.programs, UEFI_ARM64.signed)  # It runs UEFI programs.
+UBOOT_ARM64_HTTP = Firmware("U-Boot arm64 by HTTP", (0x18,), UEFI_ARM64.programs, by_http=True)
+RASPBERRY_PI = Firmware("Raspberry Pi", (0x29,), ("start4.elf", "bootcode.bin", "config.txt"))
+"""Its ROM asks for files by names of its own; one that we have shows that an operator put them there."""
 
-SIGNED: dict[Arch, str] = {
-    Arch.UEFI_X64: "shimx64.efi",
-    Arch.UEFI_EBC: "shimx64.efi",
-    Arch.UEFI_ARM64: "shimaa64.efi",
-}
-"""The signed one, for Secure Boot and where there is no other; it starts a GRUB that knows no HTTP."""
+FIRMWARES = (
+    *(BIOS, UEFI_X64, UEFI_IA32, UEFI_ARM64),
+    *(HTTP_X64, HTTP_IA32, HTTP_ARM64, UBOOT_ARM64, UBOOT_ARM64_HTTP, RASPBERRY_PI),
+)
+"""Who gets what; nothing else names boot programs."""
+
+BOOT_LOADERS = frozenset(name for each in FIRMWARES for name in (*each.programs, each.signed) if name)
+
+_BY_ARCH = {arch: each for each in FIRMWARES for arch in each.archs}
+
+_OTHER_PROCESSORS = frozenset({0x02, 0x03, 0x08, 0x0A, 0x0C, 0x0D, 0x0E, 0x12, 0x15, 0x17, *range(0x19, 0x29)})
+"""Itanium, Alpha, XScale, ARM 32, PowerPC, RISC-V, s390, MIPS, Sunway, LoongArch: none of the programs runs there."""
 
 NOT_MISSED = frozenset(
     {"revocations.efi", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate.efi", "shim_certificate_0.efi"}
 )
 """What a shim asks for, and goes on without."""
 
-BOOT_LOADERS = frozenset({*NBP.values(), *SIGNED.values()})
+_RASPBERRY_PIS = ("28:cd:c1:", "2c:cf:67:", "b8:27:eb:", "d8:3a:dd:", "dc:a6:32:", "e4:5f:01:")
+"""Prefixes of their MAC addresses: they announce that they were PCs with a BIOS (edge case 3)."""
 
 
-def bootstrap_programs(arch: Arch, *, signed: bool) -> list[str]:
-    """What an architecture can boot with, the best first; only what is signed if it has to be."""
-    names = [SIGNED.get(arch)] if signed and arch is not Arch.BIOS else [NBP.get(arch), SIGNED.get(arch)]
-    return [name for name in names if name is not None]
+def bootstrap_programs(firmware: Firmware, *, signed: bool) -> list[str]:
+    """What firmware can boot with, the best first; only what is signed if it has to be and there is such a thing."""
+    if signed and firmware.signed:
+        return [firmware.signed]
+    return [*firmware.programs, *filter(None, [firmware.signed])]
 
 
 _IPXE_FEATURE_HTTP = 0x13
 _IPXE_FEATURE_BZIMAGE = 0x18
 _IPXE_FEATURE_EFI = 0x24
 _IPXE_NO_PXEDHCP = 0xB0
+
+
+_IPXE_FEATURES = range(0x10, 0x30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +92,16 @@ class Client:
     is_pxe: bool
     is_http: bool
     is_ipxe: bool
-    """iPXE that can fetch a script by HTTP."""
-    arch: Arch | None
-    """None: none that we know."""
+    knows_http: bool
+    """It is iPXE, and can fetch a script by HTTP."""
+    firmware: Firmware | None
+    """None: no boot program runs on its processor."""
     uuid: str
     """Lower case with dashes, or empty."""
     valid: bool = True
     """False if option 97 is there and malformed: such a packet is not from firmware (edge case 1)."""
+    unknown: str = ""
+    """The architectures that it announces, if all of them are unknown: then `firmware` is a guess."""
 
     @property
     def boots(self) -> bool:
@@ -95,24 +116,43 @@ def client(packet: Packet) -> Client:
     raw_uuid = options.get(Option.CLIENT_UUID, b"")
     if not (raw_uuid or Option.USER_CLASS in options or Option.IPXE in options or vendor.startswith(_BOOT_CLIENTS)):
         return _SYSTEM
+    firmware, unknown = _firmware(packet, vendor)
+    is_ipxe, knows_http = _ipxe(packet)
+    is_uboot = vendor.startswith(_UBOOT) and Option.CLIENT_ARCH in options
+    is_http = vendor.startswith(HTTP_CLIENT) or (is_uboot and firmware is not None and firmware.by_http)
     return Client(
-        is_pxe=vendor.startswith(PXE_CLIENT),
-        is_http=vendor.startswith(HTTP_CLIENT),
-        is_ipxe=_is_ipxe(packet),
-        arch=_arch(packet, vendor),
+        is_pxe=vendor.startswith(PXE_CLIENT) or (is_uboot and not is_http),
+        is_http=is_http,
+        is_ipxe=is_ipxe,
+        knows_http=knows_http,
+        firmware=firmware,
         uuid=_uuid(raw_uuid),
         valid=len(raw_uuid) in (0, 17) and raw_uuid[:1] in (b"", b"\0"),
+        unknown=unknown,
     )
 
 
-_BOOT_CLIENTS = (PXE_CLIENT, HTTP_CLIENT)
-_SYSTEM = Client(is_pxe=False, is_http=False, is_ipxe=False, arch=None, uuid="")
+_UBOOT = b"U-Boot"
+_BOOT_CLIENTS = (PXE_CLIENT, HTTP_CLIENT, _UBOOT)
+_SYSTEM = Client(is_pxe=False, is_http=False, is_ipxe=False, knows_http=False, firmware=None, uuid="")
 """Most packets: from a system that does not boot."""
 
 
-def discovery_control() -> bytes:
-    """Option 43 for PXE firmware: sub-option 6 = 8, use the boot file that stands here and discover no server."""
-    return dhcp.encode_suboptions({6: b"\x08"}, end=True)
+def discovery_control(firmware: Firmware | None) -> bytes:
+    """
+    Option 43 for PXE firmware: sub-option 6 = 8, use the boot file that stands here and discover no server (edge case 8).
+
+    A Raspberry Pi takes us for a boot server only if it finds its own name in the boot menu (sub-option 9: type, length,
+    name) and a prompt (sub-option 10: seconds, text; edge case 4).
+    """
+    options = {_DISCOVERY_CONTROL: b"\x08"}
+    if firmware is RASPBERRY_PI:
+        options |= {_BOOT_MENU: bytes((0, 0, len(_PI_NAME))) + _PI_NAME, _MENU_PROMPT: b"\0PXE"}
+    return dhcp.encode_suboptions(options, end=True)
+
+
+_DISCOVERY_CONTROL, _BOOT_MENU, _MENU_PROMPT = 6, 9, 10
+_PI_NAME = b"Raspberry Pi Boot"
 
 
 def no_proxy_wait() -> bytes:
@@ -120,27 +160,47 @@ def no_proxy_wait() -> bytes:
     return dhcp.encode_suboptions({_IPXE_NO_PXEDHCP: b"\x01"})
 
 
-def _is_ipxe(packet: Packet) -> bool:
+def _ipxe(packet: Packet) -> tuple[bool, bool]:
     """
-    User class "iPXE", or option 175 with the features HTTP and a kernel format; some builds send no user class (edge case 7).
-    Clients spell option 77 with and without the length byte of RFC 3004.
+    Whether it is iPXE, and whether that knows HTTP.
+
+    It says so by user class "iPXE", which clients spell with and without the length byte of RFC 3004. Some builds send none
+    (edge case 7): they are known by option 175 with the features HTTP and a kernel format. One that lists its features
+    without HTTP has none; one that lists nothing is an ordinary build.
     """
-    if packet.options.get(Option.USER_CLASS, b"") in (b"iPXE", b"\x04iPXE"):
-        return True
     features = dhcp.decode_suboptions(packet.options.get(Option.IPXE, b""))
-    return _IPXE_FEATURE_HTTP in features and (_IPXE_FEATURE_BZIMAGE in features or _IPXE_FEATURE_EFI in features)
+    knows_http = _IPXE_FEATURE_HTTP in features
+    if packet.options.get(Option.USER_CLASS, b"") in (b"iPXE", b"\x04iPXE"):
+        return True, knows_http or not any(code in _IPXE_FEATURES for code in features)
+    is_ipxe = knows_http and (_IPXE_FEATURE_BZIMAGE in features or _IPXE_FEATURE_EFI in features)
+    return is_ipxe, is_ipxe
 
 
-def _arch(packet: Packet, vendor: bytes) -> Arch | None:
-    """The first architecture that we know; option 93 is a list and may hold others (edge case 2)."""
+def _firmware(packet: Packet, vendor: bytes) -> tuple[Firmware | None, str]:
+    """
+    The row of the first architecture that we know, as option 93 is a list and may hold others (edge case 2); and the
+    unknown ones if there is no other, with the likeliest row (edge case 19).
+    """
     value = packet.options.get(Option.CLIENT_ARCH, b"")
     codes = [int.from_bytes(value[i : i + 2], "big") for i in range(0, len(value) - 1, 2)]
     if not codes and b":Arch:" in vendor:
         digits = vendor.split(b":Arch:", 1)[1][:5]
         codes = [int(digits)] if digits.isdigit() else []
-    if not codes:
-        return Arch.BIOS  # Old ROMs name none; everything newer does.
-    return next((Arch(code) for code in codes if code in Arch._value2member_map_), None)
+    known = next((_BY_ARCH[code] for code in codes if code in _BY_ARCH), None)
+    if known is BIOS or not codes:  # Old ROMs name none; everything newer does.
+        return RASPBERRY_PI if packet.chaddr.startswith(_RASPBERRY_PIS) else BIOS, ""
+    if known is not None:
+        return known, ""
+    announced = ", ".join(f"0x{code:02x}" for code in codes)
+    if not _OTHER_PROCESSORS.isdisjoint(codes):
+        return None, announced
+    if vendor.startswith(HTTP_CLIENT):
+        return HTTP_X64, announced
+    return UEFI_X64 if _UEFI_NETWORK_INTERFACE in vendor else BIOS, announced
+
+
+_UEFI_NETWORK_INTERFACE = b":UNDI:003"
+"""UNDI 3.x is UEFI's, 2.x a BIOS's (option 94, RFC 4578 section 2.2)."""
 
 
 def _uuid(raw: bytes) -> str:

@@ -325,6 +325,24 @@ while time.monotonic() < end:
 """
 
 
+def test_one_warning_for_each_machine() -> None:
+    """Firmware of an unknown architecture fills the log with each of its packets, or nobody hears of it (edge case 19)."""
+
+    async def main(cable: Wire) -> None:
+        notebook = Notebook()
+        async with serving(cable, notebook):
+            for mac in ("52:54:00:aa:bb:cc", "52:54:00:aa:bb:cc", "52:54:00:aa:bb:cd"):
+                frame = discover(mac, "PXEClient:Arch:30583:UNDI:003000", b"\x77\x77").hex()
+                _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "0.5")
+                (answer,) = answers_to(output)
+                assert answer[BOOTP].file.rstrip(b"\0") == b"snponly.efi"
+        warned = [mac for mac, name, _data in notebook.noted if name == "dhcp.guessed"]
+        assert warned == ["52:54:00:aa:bb:cc", "52:54:00:aa:bb:cd"]
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
 def test_proxy_beside_a_foreign_server(tmp_path: Path) -> None:
     """In proxy mode we disturb the server that is there, or firmware hears of us nothing."""
 

@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from provider.cli import main
+from provider.wire import pxe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -66,3 +67,18 @@ def test_all_commands_are_shell() -> None:
     """A line in a block of commands is none of ours."""
     assert OURS
     assert all(line.startswith(("./dev ", "bootwright ")) for line in LINES)
+
+
+def row(firmware: pxe.Firmware) -> str:
+    """As the README has it."""
+    *others, last = [f"`{name}`" for name in firmware.programs]
+    programs = " or ".join(filter(None, [", ".join(others), last]))
+    archs = ", ".join(f"0x{arch:02x}" for arch in firmware.archs)
+    signed = f" `{firmware.signed}`" if firmware.signed else ""
+    return f"| {firmware.title} | {archs} | {programs} |{signed} | {'HTTP' if firmware.by_http else 'TFTP'} |"
+
+
+def test_who_gets_what() -> None:
+    """The README's table of boot programs is not that of the code."""
+    table = README.split("### Who gets what")[1].split("\n\n")[1].splitlines()
+    assert table[2:] == [row(firmware) for firmware in pxe.FIRMWARES]

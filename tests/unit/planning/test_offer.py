@@ -75,7 +75,7 @@ def decide(
     may_netboot: bool = True,
     now: datetime = NOW,
 ) -> Decision:
-    asked = Asked(packet, (source, 68), port, may_netboot)
+    asked = Asked(packet, pxe.client(packet), (source, 68), port, may_netboot)
     return offer.decide(asked, scope, known or subnets(), now)
 
 
@@ -98,7 +98,7 @@ def reply(packet: Packet, scope: Scope = SERVER, known: Subnets | None = None, *
     ],
 )
 def test_boot_file(options: dict[Option, bytes], file: str, vendor_class: bytes | None) -> None:
-    """A client gets the wrong boot program, or none (edge cases 2, 14, 19, 20)."""
+    """A client gets the wrong boot program, or none (edge case 2: a list of architectures; edge cases 14 and 20)."""
     packet = reply(asks(MessageType.DISCOVER, options)).packet
     assert packet.file.decode() == file
     assert packet.options.get(Option.BOOT_FILE_NAME, b"").decode() == file
@@ -398,10 +398,140 @@ def test_nothing_is_advertised_that_is_not_served() -> None:
     assert "assets build" in missing.reason
 
 
-@pytest.mark.parametrize("name", sorted(set(pxe.NBP.values())))
-def test_every_nbp_is_among_the_boot_files(name: str) -> None:
-    """The table of NBPs names one that the assets do not have."""
-    assert name in SERVER.boot_files
+ALL_FILES = replace(SERVER, boot_files=pxe.BOOT_LOADERS)
+"""A provider with everything, the operator's own boot files too."""
+
+
+def announces(arch: int, vendor: bytes = b"PXEClient:Arch:00000:UNDI:002001") -> dict[Option, bytes]:
+    return {Option.VENDOR_CLASS: vendor, Option.CLIENT_ARCH: arch.to_bytes(2, "big"), Option.CLIENT_UUID: UUID}
+
+
+@pytest.mark.parametrize(("arch", "row"), [(arch, row) for row in pxe.FIRMWARES for arch in row.archs])
+def test_who_gets_what(arch: int, row: pxe.Firmware) -> None:
+    """Firmware gets another program than the table says, or one that we do not have (edge case 13: U-Boot's codes)."""
+    vendor = b"U-Boot.armv8" if row in (pxe.UBOOT_ARM64, pxe.UBOOT_ARM64_HTTP) else b"PXEClient:Arch:00000:UNDI:003001"
+    packet = asks(
+        MessageType.DISCOVER, announces(arch, b"HTTPClient" if row.by_http and vendor[:1] == b"P" else vendor)
+    )
+    file = reply(packet, ALL_FILES).packet.file.decode()
+    assert file == (ALL_FILES.file_url(row.programs[0]) if row.by_http else row.programs[0])
+    for missing in (SERVER, replace(SERVER, boot_files=frozenset())):
+        decision = decide(packet, missing)
+        expected = row.programs[0] in missing.boot_files
+        assert isinstance(decision, Reply) if expected else isinstance(decision, Ignore) and decision.warn
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        (announces(0x7777), "undionly.kpxe"),
+        (announces(0x7777, b"PXEClient:Arch:30583:UNDI:003016"), "snponly.efi"),
+        (announces(0x7777, b"HTTPClient:Arch:30583:UNDI:003016"), "http://10.77.0.1:8080/assets/boot/snponly.efi"),
+    ],
+)
+def test_unknown_architecture_gets_the_likeliest(options: dict[Option, bytes], file: str) -> None:
+    """Firmware of tomorrow gets silence, or nobody learns that we guess (edge case 19)."""
+    answer = reply(asks(MessageType.DISCOVER, options))
+    assert answer.packet.file.decode() == file
+    assert "0x7777" in answer.warning
+
+
+def test_missing_architecture_is_a_bios() -> None:
+    """An old ROM that announces nothing gets nothing (edge case 19)."""
+    answer = reply(asks(MessageType.DISCOVER, {Option.VENDOR_CLASS: b"PXEClient"}))
+    assert (answer.packet.file, answer.warning) == (b"undionly.kpxe", "")
+
+
+@pytest.mark.parametrize("arch", [0x0A, 0x1B, 0x27])
+def test_other_processors_get_nothing(arch: int) -> None:
+    """An ARM 32, RISC-V or LoongArch machine is given a program for x64, or fails without a reason."""
+    decision = decide(asks(MessageType.DISCOVER, announces(arch)), ALL_FILES)
+    assert isinstance(decision, Ignore)
+    assert decision.warn
+    assert f"0x{arch:02x}" in decision.reason
+
+
+PI = macs.parse("dc:a6:32:00:00:01")
+
+
+@pytest.mark.parametrize("scope", [ALL_FILES, replace(ALL_FILES, proxy=True)])
+def test_raspberry_pi_is_no_pc(scope: Scope) -> None:
+    """A Raspberry Pi is sent a PC's boot program, because it announces that it were one (edge case 3)."""
+    packet = reply(asks(MessageType.DISCOVER, BIOS, chaddr=PI), scope).packet
+    assert packet.file == b"start4.elf"
+    assert packet.siaddr == OURS
+    with_uefi = {**BIOS, Option.CLIENT_ARCH: b"\0\x0b"}
+    assert reply(asks(MessageType.DISCOVER, with_uefi, chaddr=PI), ALL_FILES).packet.file == b"snponly-arm64.efi"
+
+
+@pytest.mark.parametrize("scope", [ALL_FILES, replace(ALL_FILES, proxy=True)])
+def test_raspberry_pi_finds_its_name(scope: Scope) -> None:
+    """A Raspberry Pi ignores every server that does not offer "Raspberry Pi Boot" (edge case 4)."""
+    packet = reply(asks(MessageType.DISCOVER, BIOS, chaddr=PI), scope).packet
+    assert dhcp.decode_suboptions(packet.options[Option.VENDOR_SPECIFIC]) == {
+        6: b"\x08",
+        9: b"\0\0\x11Raspberry Pi Boot",
+        10: b"\0PXE",
+    }
+
+
+def test_ipxe_without_http_is_chained_by_url() -> None:
+    """iPXE in a ROM looks for a bare name at another server, or gets a script URL that it cannot fetch (edge case 5)."""
+    tftp_only = dhcp.encode_suboptions({0x15: b"\1", 0x18: b"\1"})
+    packet = reply(asks(MessageType.DISCOVER, {**IPXE, Option.IPXE: tftp_only})).packet
+    assert packet.file == b"tftp://10.77.0.1/undionly.kpxe"
+
+
+@pytest.mark.parametrize("user_class", [b"iPXE", b"\x04iPXE"])
+def test_ipxe_is_not_loaded_for_ever(user_class: bytes) -> None:
+    """iPXE gets itself again and again, because it sends the user class of every iPXE (edge case 6)."""
+    features = dhcp.encode_suboptions({0x13: b"\1", 0x15: b"\1"})
+    for options in ({}, {Option.IPXE: features}):
+        packet = reply(asks(MessageType.DISCOVER, {**BIOS, Option.USER_CLASS: user_class, **options})).packet
+        assert packet.file.endswith(b"/boot.ipxe")
+
+
+def test_uboot_reads_the_header() -> None:
+    """U-Boot beside another DHCP server finds no file: it reads the BOOTP header, and never asks again (edge case 12)."""
+    uboot = announces(0x16, b"U-Boot.armv8")
+    packet = reply(asks(MessageType.DISCOVER, uboot), replace(ALL_FILES, proxy=True)).packet
+    assert packet.file == packet.options[Option.BOOT_FILE_NAME] == b"snponly-arm64.efi"
+    assert packet.siaddr == OURS
+
+
+@pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
+def test_boot_url_is_plain(options: dict[Option, bytes]) -> None:
+    """HTTP boot fails on `//` in the path (edge case 15)."""
+    file = reply(asks(MessageType.DISCOVER, options)).packet.file.decode()
+    assert "//" not in file.partition("://")[2]
+
+
+@pytest.mark.parametrize("scope", [SERVER, PROXY])
+@pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
+def test_boot_server_is_an_address(scope: Scope, options: dict[Option, bytes]) -> None:
+    """
+    Firmware asks the DHCP server beside us for our file, or broadcasts to port 4011 (edge cases 9, 17).
+
+    And it cannot look up a name (edge case 16).
+    """
+    packet = reply(asks(MessageType.DISCOVER, options), scope).packet
+    assert packet.siaddr == OURS
+    assert packet.options[Option.SERVER_ID] == OURS.packed
+    if packet.file:
+        assert packet.options[Option.TFTP_SERVER_NAME] == b"10.77.0.1"
+        assert packet.options[Option.TFTP_SERVER_ADDRESS] == OURS.packed
+
+
+@pytest.mark.parametrize(
+    ("uuid", "answered"), [(None, True), (b"", True), (UUID, True), (b"\1" * 17, False), (b"\0", False)]
+)
+def test_uuid_of_firmware(uuid: bytes | None, answered: bool) -> None:
+    """Firmware without a UUID does not boot, one with it does not get it back, or nonsense is answered (edge case 1)."""
+    options = {**BIOS, Option.CLIENT_UUID: uuid} if uuid is not None else {Option.VENDOR_CLASS: b"PXEClient"}
+    decision = decide(asks(MessageType.DISCOVER, options))
+    assert isinstance(decision, Reply) == answered
+    if isinstance(decision, Reply) and uuid:
+        assert decision.packet.options[Option.CLIENT_UUID] == uuid
 
 
 # --- proxy mode ------------------------------------------------------------------------------------------------------
@@ -436,7 +566,7 @@ def test_proxy_offer_to_ipxe_is_complete() -> None:
 def test_boot_service_answers_where_it_was_asked_from() -> None:
     """The second half of ProxyDHCP goes to port 68, where EDK2 does not listen any more (edge case 10)."""
     packet = asks(MessageType.REQUEST, UEFI, ciaddr=FIRST)
-    asked = Asked(packet, (str(FIRST), 4011), 4011, may_netboot=True)
+    asked = Asked(packet, pxe.client(packet), (str(FIRST), 4011), 4011, may_netboot=True)
     answer = offer.decide(asked, PROXY, Subnets(), NOW)
     assert isinstance(answer, Reply)
     assert answer.to == To(FIRST, 4011)
@@ -454,7 +584,6 @@ def test_boot_service_answers_where_it_was_asked_from() -> None:
         asks(MessageType.OFFER, OS),
         asks(MessageType.DISCOVER, OS, op=2),
         asks(MessageType.DISCOVER, {**UEFI, Option.CLIENT_UUID: b"\0abc"}),
-        asks(MessageType.DISCOVER, {**UEFI, Option.CLIENT_ARCH: b"\x77\x77"}),
         asks(MessageType.REQUEST, OS),
         asks(MessageType.REQUEST, {**OS, Option.SERVER_ID: IPv4Address("10.77.0.2").packed}),
         asks(MessageType.INFORM, OS),
