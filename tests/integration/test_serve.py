@@ -139,6 +139,23 @@ def test_everything_that_is_advertised_is_served(tmp_path: Path, assets: Path) -
         script = must(*cable.inside("curl", "-sf", "http://10.77.0.1:8080/boot.ipxe"))
         assert script.startswith("#!ipxe")
         assert "http://10.77.0.1:8080/machine.ipxe?mac=" in script
+        autoexec = must(*cable.inside("curl", "-sSf", "tftp://10.77.0.1/autoexec.ipxe"))
+        assert autoexec == script, "newer builds of iPXE look there first"
+
+
+def test_boot_files_of_the_operator(tmp_path: Path, assets: Path) -> None:
+    """A newer iPXE that somebody dropped in is not what machines get, or one that none can run is taken."""
+    folder = tmp_path / "boot-files"
+    folder.mkdir()
+    (folder / "undionly.kpxe").write_bytes(b"a newer iPXE")
+    config = configuration(tmp_path, assets, boot_files="boot-files")
+    with wire("10.77.0.1/24") as cable:
+        must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
+        with serving(config):
+            for url in ("tftp://10.77.0.1/undionly.kpxe", "http://10.77.0.1:8080/assets/boot/undionly.kpxe"):
+                assert must(*cable.inside("curl", "-sSf", url)) == "a newer iPXE"
+        (folder / "snponly.efi").touch()
+        assert "snponly.efi: it is empty" in refused(config)
 
 
 def test_a_machine_without_trust_learns_no_secret(tmp_path: Path, assets: Path) -> None:
