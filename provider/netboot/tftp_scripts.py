@@ -1,6 +1,6 @@
 """
 Scripts by TFTP, made when they are asked for: GRUB's first one, and the one of each machine from its boot decision; and the
-one that newer builds of iPXE look for where they came from, which spares them a DHCP exchange.
+one that newer builds of iPXE look for where they came from.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class TftpScripts:
             OSError: If no decision can be made now; the boot loader shall ask again.
         """
         if name == ipxe.AUTOEXEC:
-            return ipxe.bootstrap_script(f"http://{address}:{self._site.http_port}").encode()
+            base_url = f"http://{address}:{self._site.http_port}"
+            return ipxe.bootstrap_script(base_url, is_autoexec=True).encode()
         if name == grub.FIRST:
             return grub.bootstrap_script().encode()
         if name.startswith("grub/") and name.endswith(".lst"):

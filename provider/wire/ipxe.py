@@ -29,7 +29,7 @@ from provider.domain.machine import HandOff
 CONTENT_TYPE = "text/plain; charset=ascii"
 
 AUTOEXEC = "autoexec.ipxe"
-"""What newer builds run first, if the server that they came from has it."""
+"""What newer builds run first, if the server that they came from has it; no interface has an address then."""
 
 MOST_LINE_BYTES = 2047
 """Kernels of x86 and arm64 cut off their command line here, silently (COMMAND_LINE_SIZE, with its NUL)."""
@@ -66,13 +66,14 @@ class Image:
     url: str
 
 
-def bootstrap_script(base_url: str) -> str:
+def bootstrap_script(base_url: str, *, is_autoexec: bool = False) -> str:
     """
     The same for every machine: ask again, saying who you are.
 
     `netX` is the interface that booted (edge case 46). If we cannot be reached from there, each interface is tried.
     """
     return _script(
+        *(("dhcp ||",) if is_autoexec else ()),
         "echo Bootwright: asking what to boot",
         *_tried([_ask(base_url, "netX")]),
         "echo Bootwright: no answer, trying each interface",

@@ -140,7 +140,7 @@ def test_everything_that_is_advertised_is_served(tmp_path: Path, assets: Path) -
         assert script.startswith("#!ipxe")
         assert "http://10.77.0.1:8080/machine.ipxe?mac=" in script
         autoexec = must(*cable.inside("curl", "-sSf", "tftp://10.77.0.1/autoexec.ipxe"))
-        assert autoexec == script, "newer builds of iPXE look there first"
+        assert autoexec.replace("dhcp ||\n", "", 1) == script, "newer builds of iPXE look there first"
 
 
 def test_boot_files_of_the_operator(tmp_path: Path, assets: Path) -> None:
