@@ -9,6 +9,7 @@ a target that is missed is a result like any other.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from bench import dhcp, http, report, stage, tftp
+from bench import dhcp, http, report, stage, storm, tftp
 from bench.report import Row
 from bench.stage import Stage
 from bootassets import build as builder
@@ -34,25 +35,23 @@ _FOLDER = "BOOTWRIGHT_BENCH_FOLDER"
 _INTERRUPTED = 130
 
 
+Bench = Callable[[Stage], Awaitable[list[Row]]]
+
+
 class Name(StrEnum):
     """What there is to measure."""
 
     DHCP = "dhcp"
     TFTP = "tftp"
     HTTP = "http"
+    STORM = "storm"
 
 
 _Assets = Annotated[
     Path, typer.Option("--assets-dir", help="Folder of the boot assets; built if something is missing.")
 ]
+_Machines = Annotated[int, typer.Option("--machines", min=1, max=20_000, help="Size of the storm.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-
-_BENCHES: dict[Name, Callable[[Stage], Awaitable[list[Row]]]] = {
-    Name.DHCP: dhcp.run,
-    Name.TFTP: tftp.run,
-    Name.HTTP: http.run,
-}
-
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -60,13 +59,20 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 @app.command()
 def bench(
     name: Annotated[Name, typer.Argument(help="What to measure.")],
+    machines: _Machines = storm.MACHINES,
     as_json: _Json = False,
     assets_dir: _Assets = Path(".bootwright/assets"),
 ) -> None:
     """Measure ours and the peers side by side."""
+    benches: dict[Name, Bench] = {
+        Name.DHCP: dhcp.run,
+        Name.TFTP: tftp.run,
+        Name.HTTP: http.run,
+        Name.STORM: functools.partial(storm.run, machines=machines),
+    }
     logs.configure("warning", "auto")
     try:
-        status = _inner(name, as_json, assets_dir) if namespaces.inside() else _outer(assets_dir)
+        status = _inner(name, benches[name], as_json, assets_dir) if namespaces.inside() else _outer(assets_dir)
     except* BootwrightError as errors:
         for error in _leaves(errors):
             stage.say(f"error: {error}")
@@ -85,9 +91,9 @@ def _outer(assets_dir: Path) -> int:
         return namespaces.run_inside([sys.executable, "-m", "bench", *sys.argv[1:]])
 
 
-def _inner(name: Name, as_json: bool, assets_dir: Path) -> int:
+def _inner(name: Name, measure: Bench, as_json: bool, assets_dir: Path) -> int:
     try:
-        rows = asyncio.run(_measured(name, assets_dir.resolve()))
+        rows = asyncio.run(_measured(measure, assets_dir.resolve()))
     except asyncio.CancelledError:
         stage.say("ended on request; nothing is left")
         return _INTERRUPTED
@@ -95,12 +101,12 @@ def _inner(name: Name, as_json: bool, assets_dir: Path) -> int:
     return 0
 
 
-async def _measured(name: Name, assets_dir: Path) -> list[Row]:
+async def _measured(measure: Bench, assets_dir: Path) -> list[Row]:
     with namespaces.ended_by_outer():
         on = stage.build(Path(os.environ[_FOLDER]), assets_dir)
         where = f"servers on CPUs {on.server_cpus}, load on {on.load_cpus}" if on.apart else "too few CPUs to part them"
         stage.say(f"{where}; load average before: {os.getloadavg()[0]:.1f}")
-        return await _BENCHES[name](on)
+        return await measure(on)
 
 
 def _leaves(errors: BaseExceptionGroup[BootwrightError]) -> list[BootwrightError]:

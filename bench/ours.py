@@ -15,7 +15,7 @@ from provider.lab.processes import Process
 AGENT_PORT = 8443
 """What is listened on last: who can connect there finds everything."""
 
-POOL = {"first": "10.77.1.0", "last": "10.77.250.255"}
+POOL: Mapping[str, str] = {"first": "10.77.1.0", "last": "10.77.250.255"}
 
 
 @contextlib.asynccontextmanager

@@ -123,17 +123,18 @@ class Stage:
 
 def build(folder: Path, assets: Path) -> Stage:
     """Make the cable, in namespaces that are ours alone; raises MeasurementError."""
-    _must("mount", "-t", "tmpfs", "tmpfs", "/run")  # Named network namespaces are files there.
-    _must("ip", "link", "set", "lo", "up")
-    _must("ip", "netns", "add", LOAD_NAMESPACE)
+    must("mount", "-t", "tmpfs", "tmpfs", "/run")  # Named network namespaces are files there.
+    must("ip", "link", "set", "lo", "up")
+    must("ip", "netns", "add", LOAD_NAMESPACE)
     inside = ("ip", "-n", LOAD_NAMESPACE)
-    _must("ip", "link", "add", INTERFACE, "type", "veth", "peer", "name", LOAD_INTERFACE, "netns", LOAD_NAMESPACE)
-    _must("ip", "addr", "add", f"{ADDRESS}/{PREFIX}", "dev", INTERFACE)
-    _must("ip", "link", "set", INTERFACE, "up")
-    _must(*inside, "link", "set", "lo", "up")
-    _must(*inside, "addr", "add", f"{LOAD_ADDRESS}/{PREFIX}", "dev", LOAD_INTERFACE)
-    _must(*inside, "link", "set", LOAD_INTERFACE, "up")
+    must("ip", "link", "add", INTERFACE, "type", "veth", "peer", "name", LOAD_INTERFACE, "netns", LOAD_NAMESPACE)
+    must("ip", "addr", "add", f"{ADDRESS}/{PREFIX}", "dev", INTERFACE)
+    must("ip", "link", "set", INTERFACE, "up")
+    must(*inside, "link", "set", "lo", "up")
+    must(*inside, "addr", "add", f"{LOAD_ADDRESS}/{PREFIX}", "dev", LOAD_INTERFACE)
+    must(*inside, "link", "set", LOAD_INTERFACE, "up")
     servers, load = share_out(sorted(os.sched_getaffinity(0)))
+    os.sched_setaffinity(0, load)  # We are load, too, and so is what we start without saying more.
     return Stage(folder, assets, servers, load)
 
 
@@ -179,7 +180,8 @@ def _list(cpus: Sequence[int]) -> str:
     return ",".join(map(str, cpus))
 
 
-def _must(*command: str) -> None:
+def must(*command: str) -> None:
+    """Run a command that makes up the stage; raises MeasurementError."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MeasurementError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -94,6 +95,7 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log.level, settings.log.format)
     if problems := load.check(settings):
         raise SettingsError("\n".join(problems), hint="mend the configuration file, or put the files in their place")
+    _raise_file_limit()
     with _state_folder(settings.provider.state_dir):
         uvloop.run(_run(settings))
 
@@ -340,6 +342,12 @@ class Daemon:
 
 async def _named(run: Run) -> None:
     await run()
+
+
+def _raise_file_limit() -> None:
+    """Every agent, download and transfer has a descriptor; the usual soft limit of 1,024 is there for select(2) only."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _tune_interpreter() -> None:

@@ -27,8 +27,8 @@ from provider.domain.errors import PermanentError
 
 log = structlog.get_logger()
 
-CONNECTIONS = 1000
-"""Most connections at once; a further one is closed at once, and its peer tries again."""
+CONNECTIONS = 10_000
+"""Most connections at once; a further one is closed at once, and its peer tries again. Each agent keeps one for good."""
 
 CONNECTIONS_PER_ADDRESS = 500
 
