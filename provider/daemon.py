@@ -46,7 +46,7 @@ from provider.netboot.dhcp_server import DhcpServer
 from provider.netboot.router_advertisement import RouterAdvertiser
 from provider.netboot.tftp_scripts import TftpScripts
 from provider.netboot.tftp_server import TftpServer
-from provider.planning import kernels
+from provider.planning import kernels, reply
 from provider.planning.lifecycle import Policy
 from provider.planning.loader import Loader
 from provider.planning.reply import Scope
@@ -78,6 +78,7 @@ from provider.store.machines import MachineStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
 from provider.store.tickets import TicketStore
+from provider.wire import pxe
 from provider.wire.tftp_transfer import Limits
 
 log = structlog.get_logger()
@@ -230,9 +231,10 @@ class Daemon:
             interface=settings.name,
             address=settings.address or found.ip,
             network=found.network,
-            proxy=settings.dhcp is DhcpMode.PROXY,
+            proxy=settings.dhcp in (DhcpMode.PROXY, DhcpMode.PROXY_4011),
             http_port=self._settings.boot_http.port,
             boot_files=frozenset(self._boot_files()),
+            ports=(pxe.SERVER_PORT,) if settings.dhcp is DhcpMode.PROXY_4011 else (reply.SERVER_PORT, pxe.SERVER_PORT),
         )
         if outside := addresses_outside(settings, found.network):
             raise SettingsError(

@@ -1,5 +1,5 @@
 """
-The DHCP shell: ports 67 and 4011 of each interface.
+The DHCP shell: ports 67 and 4011 of each interface, or 4011 alone beside another server on this host.
 
 A datagram is decoded and decided at once, in the loop's own turn; only saving a lease awaits. Leases to be saved gather while
 the disk is busy with those before, and go to it together: one task, one commit, then all their DHCPACKs. So an answer leaves
@@ -133,7 +133,7 @@ class DhcpServer:
         )
         try:
             for scope in self._scopes:
-                for number in (SERVER_PORT, pxe.SERVER_PORT):
+                for number in scope.ports:
                     self._ports.append(_open(scope, number))
         except PermanentError:
             self.close()
@@ -207,7 +207,7 @@ class DhcpServer:
             log.info("dhcp.malformed", interface=port.scope.interface, source=source[0], error=str(error))
             return
         now, client = self._clock(), pxe.client(packet)
-        may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client)
+        may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
         asked = Asked(packet, client, source, port.number, may_netboot, loader)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         decision = offer.decide(asked, port.scope, self._subnets, now)
@@ -227,10 +227,11 @@ class DhcpServer:
         else:
             self._send(port, decision, now)
 
-    def _loader(self, packet: dhcp.Packet, client: pxe.Client) -> Loader:
+    def _loader(self, packet: dhcp.Packet, client: pxe.Client, port: _Port) -> Loader:
         if client.is_ipxe or client.firmware in (None, pxe.BIOS, pxe.RASPBERRY_PI):
             return Loader.IPXE
-        return self._watch.loader(packet.chaddr, begins=packet.message_type is dhcp.MessageType.DISCOVER)
+        begins = packet.message_type is dhcp.MessageType.DISCOVER or SERVER_PORT not in port.scope.ports
+        return self._watch.loader(packet.chaddr, begins=begins)
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:

@@ -1,5 +1,7 @@
 """
 ProxyDHCP: another server leases, and only boot clients hear from us: an offer on port 67, the details on port 4011.
+
+If that server is on our host, port 67 is its own, and it points boot clients to port 4011 by option 60 (edge case 11).
 """
 
 from __future__ import annotations

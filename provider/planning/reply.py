@@ -30,6 +30,8 @@ class Scope:
     http_port: int
     boot_files: frozenset[str]
     """Names that TFTP serves; nothing else is ever advertised."""
+    ports: tuple[int, ...] = (SERVER_PORT, pxe.SERVER_PORT)
+    """Those of ours that we listen on."""
 
     @property
     def script_url(self) -> str:

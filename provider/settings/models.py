@@ -64,6 +64,7 @@ class DhcpMode(StrEnum):
 
     SERVER = "server"
     PROXY = "proxy"
+    PROXY_4011 = "proxy-4011"
     OFF = "off"
 
 
@@ -183,7 +184,8 @@ class InterfaceSettings(LeaseSettings):
     name: str
     """Interface name, such as eth1."""
     dhcp: DhcpMode = DhcpMode.PROXY
-    """server: we lease addresses; proxy: another server does, we add the boot part; off: no DHCP here."""
+    """server: we lease addresses; proxy: another server does, we add the boot part; proxy-4011: that server is on this host
+    and sends boot clients to us, on port 4011; off: no DHCP here."""
     address: IPv4Address | None = None
     """Our address on it. Default: the first IPv4 address that the interface has."""
     hasten_ipxe: bool = True

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -83,10 +81,16 @@ def scope(cable: Wire, *, proxy: bool = False) -> Scope:
 
 @asynccontextmanager
 async def serving(
-    cable: Wire, notebook: Notebook, *, proxy: bool = False, leasing: Leasing = LEASING, address: str = "10.77.0.1"
+    cable: Wire,
+    notebook: Notebook,
+    *,
+    proxy: bool = False,
+    leasing: Leasing = LEASING,
+    address: str = "10.77.0.1",
+    ports: tuple[int, ...] = (67, 4011),
 ) -> AsyncIterator[DhcpServer]:
     """Run the server as the daemon does."""
-    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address))]
+    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address), ports=ports)]
     server = DhcpServer(scopes, {} if proxy else {NETWORK: leasing}, notebook, notebook, notebook, utc_now)
     await server.start()
     async with asyncio.TaskGroup() as group:
@@ -341,69 +345,3 @@ def test_one_warning_for_each_machine() -> None:
 
     with wire() as cable:
         asyncio.run(main(cable))
-
-
-def test_proxy_beside_a_foreign_server(tmp_path: Path) -> None:
-    """In proxy mode we disturb the server that is there, or firmware hears of us nothing."""
-
-    async def main(cable: Wire) -> None:
-        notebook = Notebook()
-        async with serving(cable, notebook, proxy=True):
-            assert "10.77.0.2" in await udhcpc(cable)  # The lease is of the foreign server.
-            assert notebook.noted == []
-            frame = discover("52:54:00:aa:bb:cc", "PXEClient:Arch:00007:UNDI:003000", b"\0\7").hex()
-            _status, output = await client(cable, "python3", "-c", CAPTURE, cable.theirs, frame, "3")
-        servers = {offer[IP].src: offer for offer in answers_to(output)}
-        assert set(servers) == {"10.77.0.1", "10.77.0.2"}
-        assert servers["10.77.0.1"][BOOTP].yiaddr == "0.0.0.0"
-        assert servers["10.77.0.2"][BOOTP].yiaddr != "0.0.0.0"
-
-    with wire() as cable, _foreign_server(cable, tmp_path / "leases"):
-        asyncio.run(main(cable))
-
-
-@contextlib.contextmanager
-def _foreign_server(cable: Wire, leases: Path) -> Iterator[None]:
-    """dnsmasq on 10.77.0.2, in a namespace of its own on the same network as client and we."""
-    must("ip", "netns", "add", "foreign")
-    try:
-        _bridge(cable)
-        command = ["ip", "netns", "exec", "foreign", *DNSMASQ, f"--dhcp-leasefile={leases}"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as dnsmasq:
-            assert dnsmasq.stderr is not None
-            while "IP range" not in dnsmasq.stderr.readline():
-                pass
-            yield
-            dnsmasq.terminate()
-            dnsmasq.communicate(timeout=10)
-    finally:
-        must("ip", "netns", "del", "foreign")
-
-
-DNSMASQ = (
-    "dnsmasq",
-    "--no-daemon",
-    "--conf-file=/dev/null",
-    "--port=0",
-    "--user=root",
-    "--no-ping",
-    "--interface=foreign1",
-    "--bind-interfaces",
-    "--dhcp-range=10.77.0.20,10.77.0.99,255.255.255.0,10m",
-)
-
-
-def _bridge(cable: Wire) -> None:
-    """Client, foreign server and we on one network: our end of the cable becomes a port, and a bridge takes its address."""
-    must("ip", "link", "add", "bridge0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
-    must("ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "foreign1", "netns", "foreign")
-    must("ip", "addr", "flush", "dev", cable.ours)
-    must("ip", "link", "set", cable.ours, "name", "port0")
-    must("ip", "link", "set", "port0", "up")
-    must("ip", "link", "set", "bridge0", "name", cable.ours)
-    for port in ("port0", "foreign0"):
-        must("ip", "link", "set", port, "master", cable.ours, "up")
-    must("ip", "addr", "add", "10.77.0.1/24", "dev", cable.ours)
-    must("ip", "link", "set", cable.ours, "up")
-    must("ip", "netns", "exec", "foreign", "ip", "addr", "add", "10.77.0.2/24", "dev", "foreign1")
-    must("ip", "netns", "exec", "foreign", "ip", "link", "set", "foreign1", "up")
