@@ -1,18 +1,18 @@
 """
 The database behind the store.
 
-All writes go through one thread. It takes everything that waits in its queue, runs each piece of work in a savepoint
-of its own (unless it is the only one) and commits once for all of them: a thousand leases cost a few fsyncs, and nobody
-is told "done" before the commit returned. A piece of work that raises is rolled back alone. Reads run in other threads
-and see the last commit (WAL).
+All writes go through one thread. It takes what waits, runs each piece of work in a savepoint of its own (unless it is
+the only one) and commits once for all of them: a thousand leases cost a few fsyncs, and nobody is told "done" before the
+commit returned. A piece of work that raises is rolled back alone. Urgent work, which is short, goes before all other
+work, and in commits of its own. Reads run in other threads and see the last commit (WAL).
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -33,8 +33,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Work = Callable[[Session], T]
 
-GROUP = 256
-"""Most pieces of work in one commit."""
+GROUP = 32
+"""Most pieces of work in one commit: a tenth of a second, which is what urgent work may have to wait."""
 
 READERS = 2
 """Threads that read; SQLite reads are short."""
@@ -83,7 +83,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._urgent: deque[_Job[Any]] = deque()
+        self._others: deque[_Job[Any]] = deque()
+        self._stopping = False
+        self._news = threading.Condition()
         self._readers = Threads("store-read", READERS)
         self._writer = threading.Thread(target=self._write_for_ever, name="store-write", daemon=True)
 
@@ -116,17 +119,20 @@ class Database:
             command.upgrade(config, "head")
             connection.commit()
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, urgent: bool = False) -> T:
         """
         Run `work(session)` in the writer thread; returns after the commit is on disk.
 
-        `work` must not keep the session or any row. What it raises comes out here, and rolls back itself alone.
+        Work of one urgency is done in order. `work` must not keep the session or any row. What it raises comes out here,
+        and rolls back itself alone.
 
         Raises:
             TemporaryError: If the database could not commit (disk full, connection lost); nothing was changed.
         """
         job = _Job(work, asyncio.get_running_loop())
-        self._jobs.put(job)
+        with self._news:
+            (self._urgent if urgent else self._others).append(job)
+            self._news.notify()
         return await job.done
 
     async def read(self, work: Work[T]) -> T:
@@ -136,7 +142,9 @@ class Database:
     def close(self) -> None:
         """Commit what waits, stop the writer and close all connections; blocks."""
         if self._writer.is_alive():
-            self._jobs.put(None)
+            with self._news:
+                self._stopping = True
+                self._news.notify()
             self._writer.join()
         self._readers.close()
         self._engine.dispose()
@@ -146,22 +154,15 @@ class Database:
             return work(session)
 
     def _write_for_ever(self) -> None:
-        stopping = False
-        while not stopping:
-            group, stopping = self._next_group()
-            if group:
-                self._commit(group)
+        while group := self._next_group():
+            self._commit(group)
 
-    def _next_group(self) -> tuple[list[_Job[Any]], bool]:
-        """Wait for one job, then take all that are there."""
-        group: list[_Job[Any]] = []
-        job = self._jobs.get()
-        while job is not None:
-            group.append(job)
-            if len(group) == GROUP or self._jobs.empty():
-                return group, False
-            job = self._jobs.get()
-        return group, True
+    def _next_group(self) -> list[_Job[Any]]:
+        """Wait for work, and take what is most urgent; empty when there is none and none will come."""
+        with self._news:
+            self._news.wait_for(lambda: self._urgent or self._others or self._stopping)
+            jobs = self._urgent or self._others
+            return [jobs.popleft() for _ in range(min(len(jobs), GROUP))]
 
     def _commit(self, group: list[_Job[Any]]) -> None:
         try:

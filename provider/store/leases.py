@@ -45,7 +45,7 @@ class LeaseStore:
         def write(session: Session) -> None:
             session.connection().exec_driver_sql(_PUT, values)
 
-        await self._database.write(write)
+        await self._database.write(write, urgent=True)  # Clients do not wait for long, and each waits for this.
 
     async def reservations(self) -> list[Reservation]:
         """All reservations, by address."""

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from provider.kit.clock import utc_now
 from provider.planning import lifecycle
 from provider.store import migrations
 from provider.store.bmcs import BmcAssignment, BmcStore
-from provider.store.database import Database
+from provider.store.database import GROUP, Database
 from provider.store.leases import LeaseStore
 from provider.store.machines import Edit, MachineStore
 from provider.store.outbox import Outbox
@@ -278,6 +279,34 @@ def test_saved_lease_survives_kill(tmp_path: Path) -> None:
 
 
 LEASE = Lease(IPv4Address("10.0.0.9"), Claimant(MAC, "uuid", "ge-0/0/1", "switch"), datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_leases_go_first(tmp_path: Path) -> None:
+    """In a boot storm a DHCPACK waits behind thousands of other writes, and its client gives up."""
+
+    async def use(database: Database) -> None:
+        busy, go_on, done = threading.Event(), threading.Event(), list[str]()
+
+        def block(_session: Session) -> None:
+            busy.set()
+            assert go_on.wait(60)
+
+        async def note(name: str, work: Awaitable[None]) -> None:
+            await work
+            done.append(name)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(database.write(block))
+            assert await asyncio.to_thread(busy.wait, 60)
+            for number in range(3 * GROUP):
+                group.create_task(note(f"other {number}", database.write(lambda _session: None)))
+            lease = Lease(IPv4Address("10.77.0.100"), Claimant(MAC), datetime(2026, 1, 1, tzinfo=UTC))
+            group.create_task(note("lease", LeaseStore(database).save([lease])))
+            await asyncio.sleep(0)  # All of them are waiting now.
+            go_on.set()
+        assert done == ["lease", *(f"other {number}" for number in range(3 * GROUP))]
+
+    with_database(tmp_path / "db", use)
 
 
 def test_lease_is_replaced(tmp_path: Path) -> None:
