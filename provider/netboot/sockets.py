@@ -6,6 +6,7 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -18,6 +19,12 @@ _SIOCGIFNETMASK = 0x891B
 _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("@i4s4s")
 _ETHERTYPE_IPV4 = 0x0800
+_UDP_SEGMENT = 103
+_SEGMENT = struct.Struct("@H")
+_MOST_SEGMENTS = 64
+"""UDP_MAX_SEGMENTS of the kernel."""
+_MOST_BURST_BYTES = 65_000
+"""A burst is one IP packet until it is cut."""
 
 
 def bind_udp(interface: str, port: int, *, broadcast: bool = False, address: str = "") -> socket.socket:
@@ -69,6 +76,29 @@ def send_from(sock: socket.socket, source: IPv4Address, payload: bytes, to: tupl
     """
     info = _PKTINFO.pack(0, source.packed, b"")
     sock.sendmsg([payload], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, to)
+
+
+def send_burst(sock: socket.socket, datagrams: Sequence[bytes], to: tuple[str, int] | None) -> None:
+    """
+    Send several datagrams of one size, the last of which may be smaller, in one call: the kernel, or the card, cuts them
+    apart (udp(7), UDP_SEGMENT). `to` is None for a connected socket.
+
+    Raises:
+        OSError: As sending does; CANNOT_BURST are the errors of a path on which it does not work.
+    """
+    size = len(datagrams[0])
+    most = min(_MOST_SEGMENTS, _MOST_BURST_BYTES // size)
+    segment = [(socket.SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
+    for first in range(0, len(datagrams), most):
+        part = datagrams[first : first + most]
+        if to is None:
+            sock.sendmsg(part, segment)
+        else:
+            sock.sendmsg(part, segment, 0, to)
+
+
+CANNOT_BURST = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+"""A card that makes no checksums, a path whose MTU has become smaller, an old kernel."""
 
 
 def send_to_hardware(sock: socket.socket, mac: MacAddress, packet: bytes) -> None:

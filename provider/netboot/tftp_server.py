@@ -222,7 +222,7 @@ class TftpServer:
             sock.connect(session.client)
             transfer = Transfer(content.data, session.request, _fitting(self._limits, sock))
             if self._single_port:
-                await session.run(transfer, lambda datagram: listening.sock.sendto(datagram, session.client))
+                await session.run(transfer, listening.sock)
             else:
                 await session.run_on(sock, transfer)
         seconds = round(asyncio.get_running_loop().time() - started, 3)
@@ -294,7 +294,10 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._transfer: Transfer | None = None
-        self._put: Callable[[bytes], object]
+        self._sock: socket.socket
+        self._put: Callable[[bytes], int]
+        self._to: _Endpoint | None = client
+        self._can_burst = True
         self._timer: asyncio.TimerHandle
 
     def is_repeated(self, request: tftp.ReadRequest) -> bool:
@@ -310,15 +313,18 @@ class _Session:
 
     async def run_on(self, sock: socket.socket, transfer: Transfer) -> None:
         """Drive the transfer to its end over a connected socket of its own."""
-        self._loop.add_reader(sock, self._readable, sock, transfer)
+        self._to = None
+        self._loop.add_reader(sock, self._readable, transfer)
         try:
-            await self.run(transfer, sock.send)
+            await self.run(transfer, sock)
         finally:
             self._loop.remove_reader(sock)
 
-    async def run(self, transfer: Transfer, put: Callable[[bytes], object]) -> None:
-        """Drive the transfer to its end; `put` sends a datagram."""
-        self._transfer, self._put = transfer, put
+    async def run(self, transfer: Transfer, sock: socket.socket) -> None:
+        """Drive the transfer to its end over a socket that belongs to others as well."""
+        to = self._to
+        self._transfer, self._sock = transfer, sock
+        self._put = sock.send if to is None else lambda datagram: sock.sendto(datagram, to)
         self._send(transfer.start(self._loop.time()))
         self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
         try:
@@ -338,24 +344,21 @@ class _Session:
         if transfer.outcome is not None:
             self._ended.set()
 
-    def _readable(self, sock: socket.socket, transfer: Transfer) -> None:
-        for _ in range(_BATCH):
-            try:
-                packet = tftp.decode(sock.recv(_MOST_DATAGRAM_BYTES))
-            except BlockingIOError:
-                return
-            except ConnectionRefusedError:
-                transfer.on_port_closed()
-            except OSError as error:
-                log.info("tftp.receive_failed", source=self.client[0], error=str(error))
-                return
-            except MalformedPacketError as error:
-                log.info("tftp.malformed", source=self.client[0], error=str(error))
-            else:
-                self.take(packet)
-            if transfer.outcome is not None:
-                self._ended.set()
-                return
+    def _readable(self, transfer: Transfer) -> None:
+        """Take one packet: there is hardly ever a second one, and the loop comes back for it."""
+        try:
+            packet = tftp.decode(self._sock.recv(_MOST_DATAGRAM_BYTES))
+        except BlockingIOError:
+            return
+        except ConnectionRefusedError:
+            transfer.on_port_closed()
+            self._ended.set()
+        except OSError as error:
+            log.info("tftp.receive_failed", source=self.client[0], error=str(error))
+        except MalformedPacketError as error:
+            log.info("tftp.malformed", source=self.client[0], error=str(error))
+        else:
+            self.take(packet)
 
     def _on_time(self, transfer: Transfer) -> None:
         """The deadline that the timer was set to is there; most often it has moved on since."""
@@ -368,9 +371,16 @@ class _Session:
     def _send(self, datagrams: Sequence[bytes]) -> None:
         # A datagram that cannot be sent now is a lost one: the transfer sends it again. What ICMP told of earlier ones
         # is also raised here, and comes again with the next.
-        with contextlib.suppress(OSError):
-            for datagram in datagrams:
-                self._put(datagram)
+        try:
+            if len(datagrams) > 1 and self._can_burst:
+                sockets.send_burst(self._sock, datagrams, self._to)
+            else:
+                for datagram in datagrams:
+                    self._put(datagram)
+        except OSError as error:
+            if len(datagrams) > 1 and self._can_burst and error.errno in sockets.CANNOT_BURST:
+                self._can_burst = False
+                self._send(datagrams)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,20 @@
 """
 TFTP packets (RFC 1350, options as in RFC 2347) to and from bytes.
 
-The bytes are made and read by tftpy's packet types, which this module alone imports. Around them stands what they leave
-open: any bytes end in a packet or in `MalformedPacketError`, option names are compared without case, a request is never
-longer than the RFC allows, and what firmware is known to get wrong is read as it was meant.
+The bytes of what begins and ends a transfer are made and read by tftpy's packet types, which this module alone imports; DATA
+and ACK, of which a transfer has thousands, by `struct`. Around them stands what they leave open: any bytes end in a packet
+or in `MalformedPacketError`, option names are compared without case, a request is never longer than the RFC allows, and what
+firmware is known to get wrong is read as it was meant.
 """
 
 from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple, NoReturn
 
 from tftpy import TftpPacketTypes
 from tftpy.TftpShared import TftpException
@@ -21,6 +23,9 @@ from provider.domain.errors import MalformedPacketError
 
 # It logs each ERROR that a client sends, past our own logs and at level error.
 logging.getLogger(TftpPacketTypes.__name__).disabled = True
+
+_HEAD = struct.Struct("!HH")
+"""Opcode, and block or code."""
 
 MAX_REQUEST_BYTES = 512
 """A request that is longer is none (RFC 2347, "Packet Formats")."""
@@ -60,16 +65,14 @@ class WriteRequest:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """DATA. `block` is the 16-bit number on the wire."""
 
     block: int
-    content: bytes
+    content: bytes | memoryview
 
 
-@dataclass(frozen=True)
-class Ack:
+class Ack(NamedTuple):
     """ACK. `block` is the 16-bit number on the wire."""
 
     block: int
@@ -100,6 +103,12 @@ def decode(raw: bytes) -> Packet:
     Raises:
         MalformedPacketError: If `raw` is none; names the field and its offset in bytes.
     """
+    if len(raw) >= _HEAD.size:
+        opcode, block = _HEAD.unpack_from(raw)
+        if opcode == _ACK:
+            return Ack(block)
+        if opcode == _DATA:
+            return Data(block, raw[_HEAD.size :])
     opcode = int.from_bytes(raw[:2], "big") if len(raw) >= 2 else 0
     reader = _READERS.get(opcode)
     if reader is None:
@@ -110,17 +119,15 @@ def decode(raw: bytes) -> Packet:
 def encode(packet: Packet) -> bytes:
     """Make the UDP payload. Names, options and messages must be ASCII without NUL; the mode of a request is octet."""
     match packet:
+        case Data(block, content):
+            return encode_data(block, content)
+        case Ack(block):
+            return _HEAD.pack(_ACK, block)
         case ReadRequest() | WriteRequest():
             raw = (
                 TftpPacketTypes.TftpPacketRRQ() if isinstance(packet, ReadRequest) else TftpPacketTypes.TftpPacketWRQ()
             )
             raw.filename, raw.mode, raw.options = packet.name, packet.mode, packet.options
-        case Data():
-            raw = TftpPacketTypes.TftpPacketDAT()
-            raw.blocknumber, raw.data = packet.block, packet.content
-        case Ack():
-            raw = TftpPacketTypes.TftpPacketACK()
-            raw.blocknumber = packet.block
         case Error():
             raw = TftpPacketTypes.TftpPacketERR()
             raw.errorcode = packet.code
@@ -130,6 +137,11 @@ def encode(packet: Packet) -> bytes:
             raw.options = packet.options
     encoded: bytes = raw.encode().buffer
     return encoded
+
+
+def encode_data(block: int, content: bytes | memoryview) -> bytes:
+    """Make the UDP payload of a DATA packet."""
+    return b"".join((_HEAD.pack(_DATA, block), content))
 
 
 def _request(raw: bytes) -> ReadRequest | WriteRequest:
@@ -159,25 +171,14 @@ def _unread_field(raw: bytes) -> str:
     return "options" if mode.isascii() and raw.count(b"\0", 2) > 1 else "mode"
 
 
-def _data(raw: bytes) -> Data:
-    _at_least(4, raw)
-    packet = TftpPacketTypes.TftpPacketDAT()
-    packet.buffer = raw
-    packet.decode()
-    return Data(packet.blocknumber, packet.data)
-
-
-def _ack(raw: bytes) -> Ack:
-    _at_least(4, raw)
-    packet = TftpPacketTypes.TftpPacketACK()
-    packet.buffer = raw
-    packet.decode()
-    return Ack(packet.blocknumber)
+def _cut_off(raw: bytes) -> NoReturn:
+    raise MalformedPacketError("cut off", field="block or code", offset=len(raw))
 
 
 def _error(raw: bytes) -> Error:
     """Read an ERROR; a text that is missing, unterminated or not ASCII does not make it any less of one."""
-    _at_least(4, raw)
+    if len(raw) < _HEAD.size:
+        _cut_off(raw)
     code, text = raw[:4], raw[4:].partition(b"\0")[0]
     packet = TftpPacketTypes.TftpPacketERR()
     packet.buffer = code + text + b"\0"
@@ -195,10 +196,12 @@ def _option_ack(raw: bytes) -> OptionAck:
     return OptionAck({name.lower(): value for name, value in packet.options.items()})
 
 
-def _at_least(size: int, raw: bytes) -> None:
-    if len(raw) < size:
-        raise MalformedPacketError("cut off", field="block or code", offset=len(raw))
-
-
-_RRQ, _WRQ = 1, 2
-_READERS = {_RRQ: _request, _WRQ: _request, 3: _data, 4: _ack, 5: _error, 6: _option_ack}
+_RRQ, _WRQ, _DATA, _ACK, _ERROR, _OACK = range(1, 7)
+_READERS: Mapping[int, Callable[[bytes], Packet]] = {
+    _RRQ: _request,
+    _WRQ: _request,
+    _DATA: _cut_off,
+    _ACK: _cut_off,
+    _ERROR: _error,
+    _OACK: _option_ack,
+}

@@ -107,6 +107,7 @@ class Transfer:
         self._retry_after = float(agreed.get("timeout", self.limits.retry_after))
         # A file whose size is a multiple of the block size ends with an empty block (RFC 1350 section 6).
         self._last_block = len(self.content) // self._block_size + 1
+        self._view = memoryview(self.content)
         self._acknowledged = -1 if agreed else 0
         self._sent = 0
         self._silences = 0
@@ -122,15 +123,12 @@ class Transfer:
 
     def on_packet(self, packet: tftp.Packet, now: float) -> list[bytes]:
         """Take a packet from the client."""
-        match packet:
-            case tftp.Ack(block):
-                return self._on_ack(block, now)
-            case tftp.Error(code, message):
-                self._end(Outcome.PROBED if self._acknowledged < 0 else Outcome.ABORTED)
-                self.reason = f"the client says: {_printable(message)} (code {code})"
-                return []
-            case _:
-                return []
+        if isinstance(packet, tftp.Ack):
+            return self._on_ack(packet.block, now)
+        if isinstance(packet, tftp.Error):
+            self._end(Outcome.PROBED if self._acknowledged < 0 else Outcome.ABORTED)
+            self.reason = f"the client says: {_printable(packet.message)} (code {packet.code})"
+        return []
 
     def on_timer(self, now: float) -> list[bytes]:
         """Send again what was not acknowledged, or give up."""
@@ -182,7 +180,7 @@ class Transfer:
 
     def _data(self, block: int) -> bytes:
         begin = (block - 1) * self._block_size
-        return tftp.encode(tftp.Data(block % BLOCKS_ON_WIRE, self.content[begin : begin + self._block_size]))
+        return tftp.encode_data(block % BLOCKS_ON_WIRE, self._view[begin : begin + self._block_size])
 
     def _waiting_for(self) -> str:
         return "the options" if self._acknowledged < 0 else f"block {self._acknowledged + 1} of {self._last_block}"

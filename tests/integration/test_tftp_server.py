@@ -210,6 +210,38 @@ def test_blocks_fit_the_path(tmp_path: Path) -> None:
     with_bench(tmp_path, use)
 
 
+WINDOW = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(20)
+sock.sendto(b"\\0\\1large\\0octet\\0blksize\\x001468\\0windowsize\\x004\\0", (sys.argv[1], 69))
+_, server = sock.recvfrom(2048)
+print("agreed", flush=True)
+sys.stdin.readline()
+sock.sendto(b"\\0\\4\\0\\0", server)
+print([len(sock.recv(2048)) for _ in range(4)])
+"""
+"""A client that agrees to options, waits for a line, and prints the sizes of the first window."""
+
+
+def test_path_that_narrows(tmp_path: Path) -> None:
+    """A window goes out in one piece, and never again once the path takes only smaller ones."""
+
+    async def use(made: Bench) -> None:
+        command = made.cable.inside("python3", "-c", WINDOW, SERVER)
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"agreed\n"
+            must("ip", "link", "set", made.cable.ours, "mtu", "1000")
+            said, _ = await process.communicate(b"go\n")
+        assert said == b"[1472, 1472, 1472, 1472]\n", "in fragments, but there"
+
+    with_bench(tmp_path, use)
+
+
 @pytest.mark.parametrize("percent", [10, 30])
 @pytest.mark.parametrize(
     "command",
