@@ -27,6 +27,7 @@ async def serving(on: Stage, changes: Mapping[str, object] | None = None) -> Asy
         "network": {"interfaces": [{"name": stage.INTERFACE, "dhcp": "server", "pool": POOL}]},
         "operator": {"socket": str(on.folder / "operator.sock")},
         "assets_dir": str(on.assets),
+        "log": {"level": "warning"},  # As quiet as the peers are told to be.
         **(changes or {}),
     }
     configuration.write_text(yaml.safe_dump(document), encoding="utf-8")

@@ -237,12 +237,12 @@ class TftpServer:
 
     def _ended(self, session: _Session, transfer: Transfer, seconds: float) -> None:
         match transfer.outcome:
+            case Outcome.DONE | Outcome.ABORTED if not transfer.content:
+                log.debug("tftp.empty", source=session.client[0], file=session.file)  # GRUB's lists of modules.
             case Outcome.DONE:
                 self._note(session, "tftp.sent", bytes=len(transfer.content), seconds=seconds)
             case Outcome.PROBED:
                 log.debug("tftp.probed", source=session.client[0], file=session.file)
-            case Outcome.ABORTED if not transfer.content:
-                log.debug("tftp.not_wanted", source=session.client[0], file=session.file)
             case _ if session.superseded:
                 log.debug("tftp.superseded", source=session.client[0], file=session.file)
             case _:
