@@ -150,11 +150,10 @@ class _Conversation:
     def _refuse(self, why: str) -> Reply:
         """DHCPNAK: the client starts over. It cannot be reached at an address, so a relay must broadcast it too."""
         packet = self._packet
-        nak = reply.answer(packet, self._scope, MessageType.NAK, {Option.MESSAGE: why.encode()})
-        if packet.giaddr == dhcp.NOWHERE:
-            return Reply(nak, EVERYBODY, "dhcp.refused", facts={"reason": why})
-        nak = replace(nak, flags=nak.flags | dhcp.BROADCAST_FLAG)
-        return Reply(nak, To(packet.giaddr, SERVER_PORT), "dhcp.refused", facts={"reason": why})
+        nak, to = reply.answer(packet, self._scope, MessageType.NAK, {Option.MESSAGE: why.encode()}), EVERYBODY
+        if packet.giaddr != dhcp.NOWHERE:
+            nak, to = replace(nak, flags=nak.flags | dhcp.BROADCAST_FLAG), To(packet.giaddr, SERVER_PORT)
+        return Reply(nak, to, "dhcp.refused", facts={"reason": why}, largest=packet.largest_answer)
 
     def _decline(self) -> Decision:
         address = self._packet.address(Option.REQUESTED_ADDRESS) or dhcp.NOWHERE
@@ -201,9 +200,10 @@ class _Conversation:
         told = self._subnet.told(asks_for, boots=boot is not None)
         if boot is None:
             return reply.answer(packet, scope, kind, {**times, **told}, yiaddr=yiaddr)
-        options = {**times, **boot.options, **told}
+        options = {**times, **boot.options}
         if self._client.is_pxe and not self._client.is_ipxe:
             options[Option.VENDOR_SPECIFIC] = pxe.discovery_control(self._client.firmware)
+        options |= told  # The last: firmware whose buffer is short can boot without these.
         return reply.answer(packet, scope, kind, options, yiaddr=yiaddr, file=boot.file, siaddr=scope.address)
 
     def _boot(self) -> Boot | Ignore | None:

@@ -141,11 +141,11 @@ def answer(
     The client identifier goes back (RFC 6842), and option 82 as it came and as the last (RFC 3046 section 2.2).
     """
     filled: dict[int, bytes] = {Option.MESSAGE_TYPE: bytes((kind,)), Option.SERVER_ID: server_id(packet, scope).packed}
+    if (client_id := packet.options.get(Option.CLIENT_ID)) is not None:
+        filled[Option.CLIENT_ID] = client_id
     filled.update(options)
-    for code in (Option.CLIENT_ID, Option.RELAY_AGENT):
-        value = packet.options.get(code)
-        if value is not None:
-            filled[code] = value
+    if (relay := packet.options.get(Option.RELAY_AGENT)) is not None:
+        filled[Option.RELAY_AGENT] = relay
     return Packet(
         op=dhcp.BOOTREPLY,
         xid=packet.xid,

@@ -4,7 +4,7 @@ DHCP messages: RFC 2131 section 2, options as in RFC 2132, long options as in RF
 `decode` and `encode` are the hot path of a boot storm, so they are plain slices and one `struct` each. Options are kept as
 raw bytes by code; the accessors of `Packet` and the `encode_*` helpers know the shapes of those that we use. Options that
 do not fit into what a client can take go into `file` and `sname`, if these are free, and the last ones are left out:
-whoever builds a packet puts the important ones first.
+whoever builds a packet puts the important ones first. Only option 82 always has its place, where its relay looks for it.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ class Packet:
         value = self.options.get(Option.MAXIMUM_SIZE, b"")
         asked = int.from_bytes(value, "big") if len(value) == 2 else 0
         relay = self.options.get(Option.RELAY_AGENT)
-        return (
-            min(max(asked, _EVERYBODY_TAKES), _ETHERNET_TAKES) - _IP_AND_UDP + (0 if relay is None else 2 + len(relay))
-        )
+        extra = 0 if relay is None else len(_encode_long(Option.RELAY_AGENT, relay))
+        return min(max(asked, _EVERYBODY_TAKES), _ETHERNET_TAKES) - _IP_AND_UDP + extra
 
     @property
     def relay_port(self) -> tuple[str, str]:
@@ -257,13 +256,21 @@ def _encode_long(code: int, value: bytes) -> bytes:
 
 def _encode_overloaded(packet: Packet, header: bytes, largest: int) -> bytes:
     """Spread the options over the options field and whichever of `file` and `sname` is free (RFC 2132 section 9.3)."""
+    relay = packet.options.get(Option.RELAY_AGENT)
+    # Its relay looks for it at the end of the options field (RFC 3046 section 2.2).
+    last = b"" if relay is None else _encode_long(Option.RELAY_AGENT, relay)
     areas = [bytearray(), bytearray(), bytearray()]  # Options, file, sname: the order in which they are read.
+    room = largest - _MINIMUM - 4  # Option 52 and the end.
+    if len(last) > room:
+        last = b""
     rooms = [
-        largest - _MINIMUM - 4,  # Option 52 and the end.
+        room - len(last),
         0 if packet.file else _FILE.stop - _FILE.start - 1,
         0 if packet.sname else _SNAME.stop - _SNAME.start - 1,
     ]
     for code, value in packet.options.items():
+        if code == Option.RELAY_AGENT:
+            continue
         option = _encode_long(code, value)
         for area, room in zip(areas, rooms, strict=True):
             if len(area) + len(option) <= room:
@@ -276,7 +283,7 @@ def _encode_overloaded(packet: Packet, header: bytes, largest: int) -> bytes:
     if sname:
         raw[_SNAME] = (sname + b"\xff").ljust(_SNAME.stop - _SNAME.start, b"\0")
     overload = bool(file) | bool(sname) << 1
-    raw += options + (bytes((Option.OVERLOAD, 1, overload)) if overload else b"") + b"\xff"
+    raw += options + (bytes((Option.OVERLOAD, 1, overload)) if overload else b"") + last + b"\xff"
     return bytes(raw).ljust(_SHORTEST_SENT, b"\0")
 
 
