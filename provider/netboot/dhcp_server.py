@@ -221,6 +221,8 @@ class DhcpServer:
         if isinstance(decision, Forget):
             address, event = str(decision.lease.address), decision.event
             self._save((decision.lease,), lambda: self._watch.note(packet.chaddr, event, address=address))
+            if decision.warning:
+                self._warn(packet, "dhcp.suspected", decision.warning)
         elif decision.leases:
             granted = decision
             self._save(granted.leases, lambda: self._send(port, granted, now))

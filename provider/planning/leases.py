@@ -32,6 +32,9 @@ TAKE_UP = timedelta(seconds=5)
 QUARANTINE = timedelta(minutes=10)
 """How long nobody gets an address that is in use without a lease."""
 
+DECLINES = 4
+"""Addresses that one client keeps in quarantine: one that declines everything must not take the pool from the others."""
+
 
 class Pool:
     """The addresses that a subnet leases: ranges, both ends included, without the excluded ones."""
@@ -106,6 +109,8 @@ class LeaseTable:
         self._expiring: list[tuple[datetime, int]] = []
         self._returned: dict[int, None] = {}
         """A set in order: addresses that were used and are nobody's again."""
+        self._declined: dict[MacAddress, dict[int, None]] = {}
+        """Whose DHCPDECLINE put what into quarantine, the oldest first."""
         for lease in sorted(known, key=lambda lease: lease.expires_at):
             self._put(lease)
         self.reserve(reservations)
@@ -173,11 +178,23 @@ class LeaseTable:
         return lease, self._end(left, now)
 
     def decline(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease | None:
-        """Quarantine an address that its client found in use; None if the client does not have it."""
+        """
+        Quarantine an address that its client found in use; None if the client does not have it.
+
+        A client that declined `DECLINES` already gets the first of them out again: another client may find it free.
+        """
         number = int(address)
         if mac not in (self._holder(number), self._offered_to(number)):
             return None
+        declined = [each for each in self._declined.pop(mac, ()) if self._leases[each].expires_at > now]
+        while len(declined) >= DECLINES:
+            self._end(self._leases[declined.pop(0)], now)
+        self._declined[mac] = dict.fromkeys(declined)
         return self.quarantine(mac, address, now)
+
+    def declined_by(self, mac: MacAddress, now: datetime) -> int:
+        """How many addresses are in quarantine because of this client."""
+        return sum(self._leases[number].expires_at > now for number in self._declined.get(mac, ()))
 
     def quarantine(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease:
         """Keep an address from everybody, because somebody uses it who has no lease; `mac` found out."""
@@ -286,12 +303,25 @@ class LeaseTable:
         holder = self._holder(number)
         if holder is not None and holder != mac and self._by_mac.get(holder) == number:
             del self._by_mac[holder]
+        self._acquit(number)
         self._leases[number] = lease
         if not lease.declined:
             self._by_mac[mac] = number
-        elif self._by_mac.get(mac) == number:
-            del self._by_mac[mac]
+        else:
+            self._declined.setdefault(mac, {})[number] = None
+            if self._by_mac.get(mac) == number:
+                del self._by_mac[mac]
         self._expires(lease)
+
+    def _acquit(self, number: int) -> None:
+        """What is said of the address now is not what a DHCPDECLINE said."""
+        before = self._leases.get(number)
+        if before is None or not before.declined:
+            return
+        declined = self._declined.get(before.claimant.mac, {})
+        declined.pop(number, None)
+        if not declined:
+            self._declined.pop(before.claimant.mac, None)
 
     def _end(self, lease: Lease, now: datetime) -> Lease:
         ended = replace(lease, expires_at=now)

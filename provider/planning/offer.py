@@ -25,6 +25,7 @@ from ipaddress import IPv4Address
 from provider.domain.lease import Claimant
 from provider.planning import bootfile, proxy, reply
 from provider.planning.bootfile import Boot
+from provider.planning.leases import DECLINES, QUARANTINE
 from provider.planning.reply import EVERYBODY, SERVER_PORT, Asked, Decision, Forget, Ignore, Reply, Scope, To
 from provider.planning.subnets import Subnet, Subnets
 from provider.wire import dhcp, pxe
@@ -157,8 +158,12 @@ class _Conversation:
 
     def _decline(self) -> Decision:
         address = self._packet.address(Option.REQUESTED_ADDRESS) or dhcp.NOWHERE
-        lease = self._table.decline(self._packet.chaddr, address, self._now)
-        return Forget(lease, "dhcp.declined") if lease else Ignore("declines an address that it does not have")
+        mac = self._packet.chaddr
+        lease = self._table.decline(mac, address, self._now)
+        if lease is None:
+            return Ignore("declines an address that it does not have")
+        many = self._table.declined_by(mac, self._now)
+        return Forget(lease, "dhcp.declined", warning=_DECLINES_ALL if many == DECLINES else "")
 
     def _release(self) -> Decision:
         lease = self._table.release(self._packet.chaddr, self._packet.ciaddr, self._now)
@@ -218,6 +223,12 @@ class _Conversation:
         if len(asked) != 4:
             return ours
         return min(ours, max(timedelta(seconds=int.from_bytes(asked, "big")), _SHORTEST_LEASE))
+
+
+_DECLINES_ALL = (
+    f"it finds each address in use: it declined {DECLINES} within {QUARANTINE.seconds // 60} minutes. Something answers ARP"
+    " for all of them, such as a router with proxy ARP, or the client is broken"
+)
 
 
 @lru_cache(maxsize=4096)

@@ -96,6 +96,8 @@ class Forget:
 
     lease: Lease
     event: str
+    warning: str = ""
+    """What an operator should hear."""
 
 
 @dataclass(frozen=True, slots=True)

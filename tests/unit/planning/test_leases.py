@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from provider.domain import mac as macs
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
-from provider.planning.leases import HOLD, QUARANTINE, TAKE_UP, LeaseTable, Pool
+from provider.planning.leases import DECLINES, HOLD, QUARANTINE, TAKE_UP, LeaseTable, Pool
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -197,6 +197,35 @@ def test_quarantine(leased: bool) -> None:
     assert offered(leases, 1, 2, now=NOW + QUARANTINE - SECOND) == [None, None]
     assert leases.owner(FIRST) is None
     assert offered(leases, 2, now=NOW + QUARANTINE) == [FIRST]
+
+
+def declines_all(leases: LeaseTable, number: int, times: int) -> None:
+    for _ in range(times):
+        address = leases.offer(one(number), None, NOW)
+        assert address is not None
+        leases.grant(one(number), address, NOW, HOUR)
+        assert leases.decline(mac(number), address, NOW) is not None
+
+
+def test_who_declines_everything_keeps_few_addresses() -> None:
+    """One broken client quarantines the whole pool, and nobody else boots."""
+    leases = table(8)
+    declines_all(leases, 1, 20)
+    assert leases.census(NOW).quarantined == leases.declined_by(mac(1), NOW) == DECLINES
+    assert None not in offered(leases, 2, 3, 4, 5), "half of the pool is left for the others"
+    assert offered(leases, 6) == [None]
+    again = LeaseTable(pool(8), leases.leases())
+    assert again.declined_by(mac(1), NOW) == DECLINES, "after a restart too"
+    assert again.declined_by(mac(1), NOW + QUARANTINE) == 0
+
+
+def test_quarantine_ends_with_the_next_lease() -> None:
+    """An address that is leased again counts against the client that once declined it."""
+    leases = table(1)
+    declines_all(leases, 1, 1)
+    leases.grant(one(2), FIRST, NOW + QUARANTINE, HOUR)
+    assert leases.declined_by(mac(1), NOW + QUARANTINE) == 0
+    assert leases.release(mac(2), FIRST, NOW + QUARANTINE) is not None
 
 
 # --- reservations ----------------------------------------------------------------------------------------------------
