@@ -24,6 +24,7 @@ from provider.domain.errors import BootwrightError, MalformedPacketError, Perman
 from provider.domain.lease import Lease, Reservation
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Attachment
+from provider.kit.clock import WatchedClock
 from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.planning import offer, reply
@@ -110,7 +111,7 @@ class DhcpServer:
         self._leases = leases
         self._reservations = reservations
         self._watch = watch
-        self._clock = clock
+        self._clock = WatchedClock(clock)
         self._subnets = Subnets()
         self._ports: list[_Port] = []
         self._unsaved: list[tuple[Sequence[Lease], Callable[[], None]]] = []
@@ -206,7 +207,7 @@ class DhcpServer:
         except MalformedPacketError as error:
             log.info("dhcp.malformed", interface=port.scope.interface, source=source[0], error=str(error))
             return
-        now, client = self._clock(), pxe.client(packet)
+        now, client = self._now(), pxe.client(packet)
         may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
         asked = Asked(packet, client, source, port.number, may_netboot, loader)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
@@ -228,6 +229,15 @@ class DhcpServer:
             self._save(granted.leases, lambda: self._send(port, granted, now))
         else:
             self._send(port, decision, now)
+
+    def _now(self) -> datetime:
+        was, now = self._clock.look()
+        if was is not now:
+            leases = [lease for subnet in self._subnets.all() for lease in subnet.clock_was_set(was, now)]
+            log.warning("dhcp.clock_set", seconds=round((now - was).total_seconds()), leases=len(leases))
+            if leases:
+                self._save(leases, lambda: None)
+        return now
 
     def _loader(self, packet: dhcp.Packet, client: pxe.Client, port: _Port) -> Loader:
         if client.is_ipxe or client.firmware in (None, pxe.BIOS, pxe.RASPBERRY_PI):

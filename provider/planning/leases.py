@@ -213,6 +213,26 @@ class LeaseTable:
             return None
         return self._end(lease, now)
 
+    def clock_was_set(self, was: datetime, now: datetime, longest: timedelta) -> list[Lease]:
+        """
+        Somebody set the clock: what would be `was` is `now`. Gives the leases that changed, to be saved.
+
+        Clients count seconds, so a lease must not end sooner than its client believes. Forward, all that run go on for as
+        long as they had. Back, they keep their end, which may have been right, but none is longer than the `longest` there
+        is: it would block its address for as long as the clock was wrong.
+        """
+        step, changed = now - was, []
+        for lease in self._leases.values():
+            expires_at = self._reckoned(lease, was, now, longest)
+            if expires_at != lease.expires_at:
+                changed.append(replace(lease, expires_at=expires_at))
+        for lease in changed:
+            self._leases[int(lease.address)] = lease
+        self._offers = {number: _Offer(each.mac, each.at + step) for number, each in self._offers.items()}
+        self._lamented_at = None
+        self._rebuild_expiring()
+        return changed
+
     def census(self, now: datetime) -> Census:
         """Count; costs a look at every lease."""
         live = [lease for lease in self._leases.values() if lease.expires_at > now]
@@ -236,6 +256,16 @@ class LeaseTable:
         return f"the pool is exhausted: {self.census(now)}"
 
     # --- inside ---
+
+    def _reckoned(self, lease: Lease, was: datetime, now: datetime, longest: timedelta) -> datetime:
+        """When the lease ends by a clock that was set."""
+        runs = lease.expires_at > was
+        if now > was:
+            return lease.expires_at + (now - was) if runs else lease.expires_at
+        if lease.declined:
+            return min(lease.expires_at, now + QUARANTINE) if runs else min(lease.expires_at, now)
+        is_last = self._by_mac.get(lease.claimant.mac) == int(lease.address)  # It may run on by the right clock.
+        return min(lease.expires_at, now + longest) if runs or is_last else min(lease.expires_at, now)
 
     def _wished(self, claimant: Claimant, requested: IPv4Address | None, now: datetime) -> int | None:
         """The best address that the client has a title or a wish to, if it may have one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain.lease import Lease, Reservation
@@ -60,6 +60,11 @@ class Subnet:
         own = {reservation.address for reservation in self.leasing.reservations}
         new = [each for each in more if each.address in self.network and each.address not in own]
         self.table.reserve([*self.leasing.reservations, *new])
+
+    def clock_was_set(self, was: datetime, now: datetime) -> list[Lease]:
+        """Somebody set the clock; gives the leases to be saved."""
+        longest = max(self.leasing.lease_time, self.leasing.boot_lease_time)
+        return self.table.clock_was_set(was, now, longest)
 
     def told(self, parameter_list: bytes, *, boots: bool) -> Mapping[int, bytes]:
         """The options for a client with this option 55, in the order that it asks for (RFC 2132 section 9.8)."""

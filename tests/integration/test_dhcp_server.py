@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -88,10 +89,11 @@ async def serving(
     leasing: Leasing = LEASING,
     address: str = "10.77.0.1",
     ports: tuple[int, ...] = (67, 4011),
+    clock: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[DhcpServer]:
     """Run the server as the daemon does."""
     scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address), ports=ports)]
-    server = DhcpServer(scopes, {} if proxy else {NETWORK: leasing}, notebook, notebook, notebook, utc_now)
+    server = DhcpServer(scopes, {} if proxy else {NETWORK: leasing}, notebook, notebook, notebook, clock)
     await server.start()
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())
@@ -109,11 +111,13 @@ async def client(cable: Wire, *command: str, timeout: float = 30) -> tuple[int, 
     return process.returncode or 0, output.decode("utf-8", "replace")
 
 
+UDHCPC = ("udhcpc", "-q", "-n", "-f", "-T", "1", "-s", "/bin/true")
+"""busybox's client: one lease, or none after a while."""
+
+
 async def udhcpc(cable: Wire, *more: str) -> str:
     """One lease by busybox; gives what it printed."""
-    status, output = await client(
-        cable, "busybox", "udhcpc", "-i", cable.theirs, "-q", "-n", "-f", "-t", "5", "-T", "1", "-s", "/bin/true", *more
-    )
+    status, output = await client(cable, "busybox", *UDHCPC, "-i", cable.theirs, "-t", "5", *more)
     assert status == 0, output
     return output
 
@@ -240,6 +244,27 @@ def test_acknowledged_only_when_on_disk() -> None:
             assert [name for _mac, name, _data in notebook.noted] == ["dhcp.offered"], "nothing is acknowledged"
             notebook.disk_is_quick.set()
             await leasing
+
+    with wire() as cable:
+        asyncio.run(main(cable))
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=9), timedelta(hours=-9)])
+def test_clock_that_is_set(step: timedelta) -> None:
+    """NTP sets the clock, and addresses in use are given away, or leases last for hours longer, on disk too."""
+
+    async def main(cable: Wire) -> None:
+        notebook, offset = Notebook(), timedelta()
+        one_address = replace(LEASING, ranges=((IPv4Address("10.77.0.100"), IPv4Address("10.77.0.100")),))
+        async with serving(cable, notebook, leasing=one_address, clock=lambda: utc_now() + offset):
+            await udhcpc(cable)
+            offset = step
+            must(*cable.inside("ip", "link", "set", cable.theirs, "address", "52:54:00:00:00:99"))
+            _status, output = await client(cable, "busybox", *UDHCPC, "-i", cable.theirs, "-t", "2")
+            assert "no lease" in output
+        (lease,) = notebook.leases.values()
+        left = lease.expires_at - (utc_now() + step)
+        assert timedelta(minutes=59) < left <= timedelta(hours=1)
 
     with wire() as cable:
         asyncio.run(main(cable))

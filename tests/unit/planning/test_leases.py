@@ -228,6 +228,48 @@ def test_quarantine_ends_with_the_next_lease() -> None:
     assert leases.release(mac(2), FIRST, NOW + QUARANTINE) is not None
 
 
+# --- clocks ----------------------------------------------------------------------------------------------------------
+
+
+def test_clock_that_goes_forward_ends_no_lease() -> None:
+    """NTP sets the clock some time after a start without a clock chip, and all addresses in use are given away."""
+    leases = table(2)
+    leases.grant(one(1), FIRST, NOW, HOUR)
+    leases.grant(one(2), FIRST + 1, NOW - 2 * HOUR, HOUR)
+    later = NOW + 9 * HOUR
+    assert [(lease.address, lease.expires_at) for lease in leases.clock_was_set(NOW, later, HOUR)] == [
+        (FIRST, later + HOUR)
+    ], "to be saved"
+    assert offered(leases, 3, 4, now=later) == [FIRST + 1, None]
+    assert leases.may_have(one(1), FIRST, later)
+    assert offered(leases, 4, 5, now=later + HOUR) == [FIRST + 1, FIRST]
+
+
+def test_clock_that_goes_back_lengthens_no_lease() -> None:
+    """The clock was wrong for a moment, and addresses are blocked until it is that late."""
+    leases = table(3)
+    leases.grant(one(1), FIRST, NOW, HOUR)
+    leases.grant(one(2), FIRST + 1, NOW - 2 * HOUR, HOUR)
+    offered(leases, 3)
+    earlier = NOW - 9 * HOUR
+    changed = leases.clock_was_set(NOW, earlier, HOUR)
+    assert {lease.address: lease.expires_at for lease in changed} == {
+        FIRST: earlier + HOUR,
+        FIRST + 1: earlier + HOUR,
+    }
+    assert leases.may_have(one(1), FIRST, earlier)
+    assert offered(leases, 4, now=earlier + HOLD) == [FIRST + 2], "nor is an offer held longer"
+    assert None not in offered(leases, 5, 6, 7, now=earlier + HOUR)
+
+
+def test_exhaustion_is_told_after_the_clock_went_back() -> None:
+    """The warning is not given for hours, because it was given in what is the future now."""
+    leases = table(1)
+    assert leases.exhaustion(NOW) is not None
+    leases.clock_was_set(NOW, NOW - 9 * HOUR, HOUR)
+    assert leases.exhaustion(NOW - 9 * HOUR) is not None
+
+
 # --- reservations ----------------------------------------------------------------------------------------------------
 
 BY_MAC = Reservation(FIRST, ReservedBy.MAC, mac(1))
@@ -365,6 +407,12 @@ class Anything(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 5, 25, 700]))
     def wait(self, seconds: int) -> None:
         self.now += seconds * SECOND
+
+    @rule(seconds=st.sampled_from([-100_000, -20, 20, 100_000]))
+    def set_clock(self, seconds: int) -> None:
+        was, self.now = self.now, self.now + seconds * SECOND
+        for lease in self.leases.clock_was_set(was, self.now, 20 * SECOND):
+            self.save(lease)
 
     @rule()
     def restart(self) -> None:
