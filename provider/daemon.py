@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import itertools
 import os
 import resource
 import signal
@@ -266,6 +267,7 @@ class Daemon:
                 _check_apart(each.scope.network, leasing)
                 leasing[each.scope.network] = _leasing(each.settings)
         scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
+        _check_not_ours(scopes, leasing.values())
         return DhcpServer(scopes, leasing, leases, self._addresses, self._loaders, utc_now)
 
     def _choose_loaders(self, store: LoaderStore) -> Loaders:
@@ -388,10 +390,23 @@ def _check_apart(network: IPv4Network, others: Iterable[IPv4Network]) -> None:
             )
 
 
+def _check_not_ours(scopes: Iterable[Scope], leasings: Iterable[Leasing]) -> None:
+    ours = {scope.address: scope.interface for scope in scopes}
+    for reservation in itertools.chain.from_iterable(leasing.reservations for leasing in leasings):
+        if reservation.address in ours:
+            raise SettingsError(
+                f"{reservation.address} is reserved for {reservation.value}, and is ours on {ours[reservation.address]}",
+                hint="mend the reservations in network.interfaces and network.subnets",
+            )
+
+
 def _leasing(settings: LeaseSettings) -> Leasing:
+    excluded = [(each.first, each.last) for each in settings.exclude]
+    if settings.router is not None:
+        excluded.append((settings.router, settings.router))
     return Leasing(
         ranges=tuple((each.first, each.last) for each in settings.pool),
-        excluded=tuple((each.first, each.last) for each in settings.exclude),
+        excluded=tuple(excluded),
         reservations=tuple(_reservation(each) for each in settings.reservations),
         lease_time=settings.lease_time,
         boot_lease_time=settings.boot_lease_time,

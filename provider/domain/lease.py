@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
 
+from provider.domain import smbios
 from provider.domain.mac import MacAddress
 
 
@@ -54,9 +55,9 @@ class Reservation:
     address: IPv4Address
     by: ReservedBy
     value: str
-    """The MAC address, the UUID in lower case, or the circuit-id."""
+    """The MAC address, the UUID in lower case and any byte order, or the circuit-id as `wire.dhcp.relay_text` spells it."""
     remote_id: str = ""
-    """With a circuit-id: of this relay only. Empty: of any."""
+    """With a circuit-id: of this relay only, likewise. Empty: of any."""
 
     def is_for(self, claimant: Claimant) -> bool:
         """Whether it is this client's."""
@@ -64,6 +65,6 @@ class Reservation:
             case ReservedBy.MAC:
                 return self.value == claimant.mac
             case ReservedBy.UUID:
-                return self.value == claimant.uuid
+                return bool(claimant.uuid) and self.value in (claimant.uuid, smbios.byte_swapped(claimant.uuid))
             case ReservedBy.CIRCUIT_ID:
                 return self.value == claimant.circuit_id and self.remote_id in ("", claimant.remote_id)

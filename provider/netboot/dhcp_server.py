@@ -162,9 +162,9 @@ class DhcpServer:
         self._ports.clear()
 
     def leases_here(self, address: IPv4Address) -> bool:
-        """Whether an operator may reserve the address: a network of ours, and not reserved in the settings."""
+        """Whether an operator may reserve the address."""
         subnet = self._subnets.of(address)
-        return subnet is not None and all(each.address != address for each in subnet.leasing.reservations)
+        return subnet is not None and subnet.may_reserve(address)
 
     def mac_of(self, address: str) -> MacAddress | None:
         """Whose IPv4 address this is: from our leases, else as the kernel knows it."""

@@ -18,7 +18,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
+from provider.domain import smbios
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Evidence, Identity
 
@@ -74,21 +76,28 @@ def believable_uuid(text: str) -> str:
     return lowered
 
 
+def parse_uuid(text: str) -> str:
+    """
+    Read the SMBIOS UUID of one machine, in any common spelling.
+
+    Raises:
+        ValueError: If it is none, or one that many machines have.
+    """
+    try:
+        uuid = str(UUID(text.strip()))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a UUID such as 00112233-4455-6677-8899-aabbccddeeff") from error
+    if not believable_uuid(uuid):
+        raise ValueError(f"{uuid} is a placeholder, which many machines have")
+    return uuid
+
+
 def believable_serial(text: str) -> str:
     """Normalise a serial number; empty if it is a placeholder."""
     stripped = " ".join(text.replace("\0", " ").split())
     if stripped.lower() in _PLACEHOLDER_SERIALS or not stripped.strip("0.-_ xX"):
         return ""
     return stripped
-
-
-def byte_swapped(uuid: str) -> str:
-    """The same 16 bytes with the first three fields in the other byte order (RFC 4122 against SMBIOS 2.6)."""
-    if not uuid:
-        return ""
-    first, second, third, *rest = uuid.split("-")
-    swapped = (bytes.fromhex(part)[::-1].hex() for part in (first, second, third))
-    return "-".join((*swapped, *rest))
 
 
 def believe(evidence: Evidence) -> Evidence:
@@ -211,7 +220,7 @@ def _twin_warning(evidence: Evidence, twin: Identity) -> str:
 
 
 def _same_uuid(one: str, other: str) -> bool:
-    return bool(one) and one in (other, byte_swapped(other))
+    return bool(one) and one in (other, smbios.byte_swapped(other))
 
 
 def _settled_uuid(ours: str, seen: str) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
+from provider.domain import smbios
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 
@@ -283,6 +284,7 @@ class LeaseTable:
         names = (
             (ReservedBy.MAC, claimant.mac),
             (ReservedBy.UUID, claimant.uuid),
+            (ReservedBy.UUID, smbios.byte_swapped(claimant.uuid)),
             (ReservedBy.CIRCUIT_ID, claimant.circuit_id),
         )
         return [number for name in names for number in self._named.get(name, ())]

@@ -49,16 +49,24 @@ class Subnet:
     ) -> None:
         self.network = network
         self.leasing = leasing
+        self.ours = frozenset(ours)
+        self._reserved = frozenset(each.address for each in leasing.reservations)
         pool = Pool(leasing.ranges, (*leasing.excluded, *((address, address) for address in ours)))
         self.table = LeaseTable(pool, (lease for lease in known if lease.address in network), leasing.reservations)
         self._mask: dict[int, bytes] = {Option.SUBNET_MASK: network.netmask.packed}
-        self._options = {Option.BROADCAST_ADDRESS: network.broadcast_address.packed, **leasing.options}
+        self._options = dict(leasing.options)
+        if network.prefixlen < 31:  # A link between two has no broadcast address (RFC 3021), nor has a single host.
+            self._options = {Option.BROADCAST_ADDRESS: network.broadcast_address.packed, **leasing.options}
         self._told: dict[tuple[bytes, bool], Mapping[int, bytes]] = {}
+
+    def may_reserve(self, address: IPv4Address) -> bool:
+        """Whether an operator may: a client can have it, and the settings do not reserve it."""
+        ends = () if self.network.prefixlen > 30 else (self.network.network_address, self.network.broadcast_address)
+        return address in self.network and address not in (*ends, *self.ours, *self._reserved)
 
     def reserve(self, more: Iterable[Reservation]) -> None:
         """Replace the operator's reservations; those of the settings stay, and win."""
-        own = {reservation.address for reservation in self.leasing.reservations}
-        new = [each for each in more if each.address in self.network and each.address not in own]
+        new = [each for each in more if self.may_reserve(each.address)]
         self.table.reserve([*self.leasing.reservations, *new])
 
     def clock_was_set(self, was: datetime, now: datetime) -> list[Lease]:

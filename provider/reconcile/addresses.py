@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Address
-from uuid import UUID
 
 from provider.domain import mac as macs
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.lease import Lease, Reservation, ReservedBy
 from provider.kit.jsontypes import JsonObject
 from provider.kit.signal import Signal
+from provider.planning import identity
 from provider.store.leases import LeaseStore
+from provider.wire import dhcp
 
 
 class AddressDesk:
     """
     What `http.operators` calls about addresses, and where the DHCP server hears of reservations.
 
-    `leased_here` tells whether an address is of a network that we lease addresses of, outside the settings' reservations.
+    `leased_here` tells whether an address can be a client's: of a network that we lease addresses of, not our own, and not
+    reserved by the settings.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class AddressDesk:
         reservation = _reservation(wanted)
         if not self._leased_here(reservation.address):
             raise RefusedError(
-                f"{reservation.address} is in no network that we lease addresses of, or the settings reserve it",
+                f"{reservation.address} is in no network that we lease addresses of, is no client's address there, or is"
+                " reserved by the settings",
                 hint="see network.interfaces and network.subnets in the configuration file",
             )
         await self._store.reserve(reservation)
@@ -98,10 +101,13 @@ def _reservation(wanted: Mapping[str, object]) -> Reservation:
         raise PermanentError("a remote-id names no client", hint="give it together with circuit_id")
     try:
         address = IPv4Address(str(wanted.get("address")))
-        if by is ReservedBy.MAC:
-            value = macs.parse(value)
-        elif by is ReservedBy.UUID:
-            value = str(UUID(value))
+        match by:
+            case ReservedBy.MAC:
+                value = macs.parse(value)
+            case ReservedBy.UUID:
+                value = identity.parse_uuid(value)
+            case ReservedBy.CIRCUIT_ID:
+                value, remote_id = dhcp.relay_spelling(value), dhcp.relay_spelling(remote_id)
     except ValueError as error:
         raise PermanentError(str(error)) from error
     return Reservation(address, by, value, remote_id)

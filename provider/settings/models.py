@@ -15,13 +15,14 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
-from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from provider.domain import mac
 from provider.domain.machine import HandOff
+from provider.planning import identity
 from provider.planning.loader import Loader
+from provider.wire import dhcp
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -105,7 +106,7 @@ class ReservationSettings(Model):
     circuit_id: str | None = None
     """Switch port behind a relay (option 82), as text, or as `0x` and hex digits."""
     remote_id: str = ""
-    """With a circuit_id: of the relay that calls itself so (option 82). Default: of any."""
+    """With a circuit_id: of the relay that calls itself so (option 82), likewise. Default: of any."""
 
     @field_validator("mac")
     @classmethod
@@ -115,7 +116,12 @@ class ReservationSettings(Model):
     @field_validator("uuid")
     @classmethod
     def _spell_uuid(cls, value: str | None) -> str | None:
-        return None if value is None else str(UUID(value))
+        return None if value is None else identity.parse_uuid(value)
+
+    @field_validator("circuit_id", "remote_id")
+    @classmethod
+    def _spell_as_relays_do(cls, value: str | None) -> str | None:
+        return value and dhcp.relay_spelling(value)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ReservationSettings:
@@ -141,7 +147,8 @@ class LeaseSettings(Model):
     pool: Annotated[tuple[Range, ...], BeforeValidator(_several)] = ()
     """Addresses to lease: one range (first, last), or a list of them."""
     exclude: tuple[Annotated[Range, BeforeValidator(_span)], ...] = ()
-    """Addresses in the pool that are somebody's already: single ones, or ranges (first, last). Our own always is."""
+    """Addresses in the pool that are somebody's already: single ones, or ranges (first, last). Our own and the router's
+    always are."""
     reservations: tuple[ReservationSettings, ...] = ()
     """Addresses for certain clients. More can be made while we run: `bootwright lease reserve`."""
     lease_time: Duration = timedelta(hours=1)

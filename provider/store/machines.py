@@ -17,6 +17,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete
 from sqlmodel import Session, col, or_, select
 
+from provider.domain import smbios
 from provider.domain.errors import NotFoundError, RefusedError
 from provider.domain.event import Event
 from provider.domain.mac import MacAddress
@@ -322,7 +323,7 @@ def _candidates(session: Session, evidence: Evidence) -> list[MachineRow]:
     owners = session.exec(select(MacRow.machine_id).where(col(MacRow.mac).in_(evidence.macs))).all()
     conditions: list[ColumnElement[bool]] = [col(MachineRow.id).in_(owners)]
     if evidence.uuid:
-        conditions.append(col(MachineRow.uuid).in_((evidence.uuid, identities.byte_swapped(evidence.uuid))))
+        conditions.append(col(MachineRow.uuid).in_((evidence.uuid, smbios.byte_swapped(evidence.uuid))))
     if evidence.serial:
         conditions.append(col(MachineRow.serial) == evidence.serial)
     return list(session.exec(select(MachineRow).where(or_(*conditions)).order_by(col(MachineRow.id))).all())
@@ -360,7 +361,7 @@ def selects(kind: str, selector: str, identity: Identity) -> bool:
         case "uuid":
             return bool(identity.uuid) and identity.uuid in (
                 selector.lower(),
-                identities.byte_swapped(selector.lower()),
+                smbios.byte_swapped(selector.lower()),
             )
         case _:
             return selector == identity.serial

@@ -315,9 +315,27 @@ def encode_routes(routes: Iterable[tuple[IPv4Network, IPv4Address]]) -> bytes:
 
 def relay_text(value: bytes) -> str:
     """A circuit-id or remote-id for people: as text if it is printable ASCII, else as 0x and hex digits."""
-    if all(0x20 < byte < 0x7F for byte in value):
+    if all(0x20 < byte < 0x7F for byte in value) and not value.startswith(b"0x"):
         return value.decode("ascii")
     return "0x" + value.hex()
+
+
+def relay_spelling(text: str) -> str:
+    """
+    A circuit-id or remote-id that a person wrote, as `relay_text` spells it: hex digits after 0x, else the text itself.
+
+    Raises:
+        ValueError: If it is longer than a sub-option, or what follows 0x is not hex.
+    """
+    value = text.encode()
+    if text[:2].lower() == "0x":
+        try:
+            value = bytes.fromhex(text[2:])
+        except ValueError as error:
+            raise ValueError(f"{text!r} begins with 0x, and what follows is not pairs of hex digits") from error
+    if len(value) > 255:
+        raise ValueError(f"{text[:20]!r}... has {len(value)} bytes; a relay can say 255")
+    return relay_text(value)
 
 
 def decode_suboptions(value: bytes) -> dict[int, bytes]:

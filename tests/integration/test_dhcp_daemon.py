@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.integration.test_serve import configuration, serve, serving
+from tests.integration.test_serve import configuration, refused, serve, serving
 from tests.integration.wires import Wire, must, run, wire
 
 UUID = "00112233-4455-6677-8899-aabbccddeeff"
@@ -76,20 +74,50 @@ def test_reservations_of_settings_and_operator(tmp_path: Path, assets: Path) -> 
             assert operator(tmp_path, "list")["reservations"] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("10.77.0.55",), "exactly one of mac, uuid, circuit_id"),
-        (("10.77.0.55", "--mac", "nonsense"), "is not a MAC address"),
-        (("10.77.0.555", "--mac", "52:54:00:00:00:01"), "10.77.0.555"),
-        (("10.78.0.55", "--mac", "52:54:00:00:00:01"), "no network that we lease addresses of"),
-        (("10.77.0.55", "--mac", "52:54:00:00:00:01", "--remote-id", "x"), "give it together with circuit_id"),
-    ],
-)
-def test_nonsense_is_not_reserved(tmp_path: Path, assets: Path, arguments: tuple[str, ...], said: str) -> None:
-    """A reservation that can never be used is taken without a word."""
-    command = (sys.executable, "-m", "provider", "lease", "reserve", *arguments)
+NONSENSE = [
+    (("10.77.0.55",), "exactly one of mac, uuid, circuit_id"),
+    (("10.77.0.55", "--mac", "52:54:00:00:00:01", "--uuid", UUID), "exactly one of mac, uuid, circuit_id"),
+    (("10.77.0.55", "--mac", "nonsense"), "is not a MAC address"),
+    (("10.77.0.55", "--uuid", "nonsense"), "is not a UUID"),
+    (("10.77.0.55", "--uuid", "03000200-0400-0500-0006-000700080009"), "a placeholder"),
+    (("10.77.0.55", "--circuit-id", "0x123"), "pairs of hex digits"),
+    (("10.77.0.555", "--mac", "52:54:00:00:00:01"), "10.77.0.555"),
+    (("fe80::1", "--mac", "52:54:00:00:00:01"), "fe80::1"),
+    (("10.78.0.55", "--mac", "52:54:00:00:00:01"), "no network that we lease addresses of"),
+    (("10.77.0.1", "--mac", "52:54:00:00:00:01"), "is no client's address there"),
+    (("10.77.0.255", "--mac", "52:54:00:00:00:01"), "is no client's address there"),
+    (("10.77.0.55", "--mac", "52:54:00:00:00:01", "--remote-id", "x"), "give it together with circuit_id"),
+]
+
+
+def test_nonsense_is_not_reserved(tmp_path: Path, assets: Path) -> None:
+    """A reservation that can never be used is taken without a word, or takes our own address."""
+    command = (sys.executable, "-m", "provider", "lease")
+    place = ("--socket", str(tmp_path / "operator.sock"))
     with wire(), serving(configuration(tmp_path, assets)):
-        done = run(*command, "--socket", str(tmp_path / "operator.sock"))
-    assert done.returncode == 1
-    assert said in done.stderr
+        for arguments, said in NONSENSE:
+            done = run(*command, "reserve", *arguments, *place)
+            assert (done.returncode, done.stdout) == (1, ""), arguments
+            assert said in done.stderr
+        for nothing in ("10.77.0.55", "nonsense"):
+            done = run(*command, "unreserve", nothing, *place)
+            assert done.returncode == 1
+            assert f"{nothing} is not reserved by an operator" in done.stderr
+        assert operator(tmp_path, "list")["reservations"] == []
+
+
+def test_our_own_address_is_not_reserved(tmp_path: Path, assets: Path) -> None:
+    """A slip of the pen in the settings gives our address to a machine, and the network breaks down."""
+    ours = {"address": "10.77.0.1", "mac": "52:54:00:00:00:01"}
+    interface = {"name": "wire-ours", "dhcp": "server", "reservations": [ours]}
+    with wire():
+        said = refused(configuration(tmp_path, assets, network={"interfaces": [interface]}))
+    assert "10.77.0.1 is reserved for 52:54:00:00:00:01, and is ours on wire-ours" in said
+
+
+def test_port_is_reserved_as_people_write_it(tmp_path: Path, assets: Path) -> None:
+    """A reservation for a port with a blank in its name, or with hex digits in upper case, is never used."""
+    with wire(), serving(configuration(tmp_path, assets)):
+        operator(tmp_path, "reserve", "10.77.0.55", "--circuit-id", "Ethernet 1/1", "--remote-id", "0X00AB")
+        (reservation,) = operator(tmp_path, "list")["reservations"]
+    assert (reservation["value"], reservation["remote_id"]) == ("0x" + b"Ethernet 1/1".hex(), "0x00ab")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from provider.domain import smbios
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Evidence, Identity
 from provider.planning import identity
@@ -47,8 +48,8 @@ def test_serial_is_cleaned() -> None:
 
 def test_byte_swap_is_its_own_inverse() -> None:
     """The UUID of DHCP option 97 is not recognised in SMBIOS byte order."""
-    assert identity.byte_swapped(U1) == U1_SWAPPED
-    assert identity.byte_swapped(U1_SWAPPED) == U1
+    assert smbios.byte_swapped(U1) == U1_SWAPPED
+    assert smbios.byte_swapped(U1_SWAPPED) == U1
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,24 @@ def test_ids_are_minted_again_after_a_loss() -> None:
     first = identity.new_id(Evidence((A2, A1)), frozenset())
     assert first == identity.new_id(Evidence((A1,)), frozenset())
     assert identity.new_id(Evidence((A1,)), frozenset({first})) != first
+
+
+@pytest.mark.parametrize("text", [U1, U1.upper(), U1.replace("-", ""), f"{{{U1}}}", f" {U1}\n"])
+def test_uuid_of_one_machine(text: str) -> None:
+    """An operator's way to write a UUID is refused, or taken for another machine."""
+    assert identity.parse_uuid(text) == U1
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("52:54:00:12:34:56", "is not a UUID"),
+        ("", "is not a UUID"),
+        ("03000200-0400-0500-0006-000700080009", "placeholder"),
+        ("00000000-0000-0000-0000-000000000000", "placeholder"),
+    ],
+)
+def test_uuid_of_nobody_or_of_many(text: str, why: str) -> None:
+    """An address is kept for a whole batch of machines that have one UUID (edge cases 148, 149), or for none."""
+    with pytest.raises(ValueError, match=why):
+        identity.parse_uuid(text)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from provider.domain import mac as macs
+from provider.domain import smbios
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 from provider.planning.leases import DECLINES, HOLD, QUARANTINE, TAKE_UP, LeaseTable, Pool
@@ -228,6 +229,26 @@ def test_quarantine_ends_with_the_next_lease() -> None:
     assert leases.release(mac(2), FIRST, NOW + QUARANTINE) is not None
 
 
+def test_address_outside_of_the_pool_is_left() -> None:
+    """Who has an address that the operator took out of the pool keeps it for ever, or it is given to the next."""
+    (lease,) = table().grant(one(1), FIRST + 9, NOW, HOUR)
+    smaller = LeaseTable(pool(4), [lease])
+    assert not smaller.may_have(one(1), FIRST + 9, NOW), "its renewal is refused"
+    assert smaller.offer(one(1), FIRST + 9, NOW) == FIRST
+    assert offered(smaller, *range(2, 6)) == [FIRST + 1, FIRST + 2, FIRST + 3, None]
+    assert FIRST + 9 not in offered(smaller, *range(6, 12), now=NOW + 2 * HOUR)
+
+
+def test_whole_class_b_is_leased() -> None:
+    """A large pool is not leased to its end, or gets slower towards it."""
+    leases = table(65_534)
+    addresses = {
+        leases.offer(Claimant(macs.from_bytes(number.to_bytes(6, "big"))), None, NOW) for number in range(65_534)
+    }
+    assert len(addresses) == 65_534
+    assert offered(leases, 1) == [None]
+
+
 # --- clocks ----------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +306,7 @@ BESIDE = Reservation(FIRST - 1, ReservedBy.MAC, mac(1))
         (BY_MAC, one(1), True),
         (BY_MAC, one(2, uuid=UUID), False),
         (BY_UUID, one(2, uuid=UUID), True),
+        (BY_UUID, one(2, uuid=smbios.byte_swapped(UUID)), True),
         (BY_UUID, one(2), False),
         (BY_PORT, one(2, circuit_id="ge-0/0/1"), True),
         (BY_PORT, one(2, circuit_id="ge-0/0/1", remote_id="switch-2"), True),
@@ -296,7 +318,7 @@ BESIDE = Reservation(FIRST - 1, ReservedBy.MAC, mac(1))
     ],
 )
 def test_reserved_address(reservation: Reservation, claimant: Claimant, is_its: bool) -> None:
-    """A reserved address goes to somebody else, or not to the one it is for."""
+    """A reserved address goes to somebody else, or not to the one it is for, in whatever byte order firmware tells its UUID."""
     leases = table(4, reservation)
     assert leases.may_have(claimant, reservation.address, NOW) is is_its
     assert (leases.offer(claimant, reservation.address, NOW) == reservation.address) is is_its

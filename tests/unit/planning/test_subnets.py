@@ -81,6 +81,36 @@ def test_our_address_is_no_clients() -> None:
     assert [subnet.table.offer(each, FIRST, NOW) for each in (ALICE, BOB)] == [FIRST + 1, FIRST + 2]
 
 
+@pytest.mark.parametrize(
+    ("network", "first", "last", "mask", "broadcast"),
+    [
+        ("10.77.0.0/30", "10.77.0.1", "10.77.0.2", "255.255.255.252", "10.77.0.3"),
+        ("10.77.0.0/31", "10.77.0.0", "10.77.0.1", "255.255.255.254", None),
+        ("10.77.0.9/32", "10.77.0.9", "10.77.0.9", "255.255.255.255", None),
+    ],
+)
+def test_smallest_networks(network: str, first: str, last: str, mask: str, broadcast: str | None) -> None:
+    """A link between two (RFC 3021) leases neither of its addresses, or the other end is told as the broadcast address."""
+    subnet = Subnet(IPv4Network(network), Leasing(((IPv4Address(first), IPv4Address(last)),)))
+    assert subnet.table.offer(ALICE, None, NOW) == IPv4Address(first)
+    assert subnet.may_reserve(IPv4Address(last))
+    told = subnet.told(b"", boots=False)
+    assert told[Option.SUBNET_MASK] == IPv4Address(mask).packed
+    assert told.get(Option.BROADCAST_ADDRESS) == (None if broadcast is None else IPv4Address(broadcast).packed)
+
+
+@pytest.mark.parametrize("address", ["10.77.0.0", "10.77.0.255", "10.77.0.1", "10.77.0.2", "10.88.0.5"])
+def test_what_no_operator_may_reserve(address: str) -> None:
+    """A client is given our own address, the network's, or one that the settings keep for another."""
+    kept = Reservation(FIRST + 1, ReservedBy.MAC, ALICE.mac)
+    subnet = Subnet(NEAR, replace(LEASING, reservations=(kept,)), ours=[FIRST])
+    wanted = Reservation(IPv4Address(address), ReservedBy.MAC, BOB.mac)
+    assert not subnet.may_reserve(wanted.address)
+    subnet.reserve([wanted])
+    assert not subnet.table.may_have(BOB, wanted.address, NOW)
+    assert subnet.may_reserve(IPv4Address("10.77.0.50"))
+
+
 def test_leases_of_other_subnets_are_not_this_ones() -> None:
     """Two subnets count the same lease."""
     elsewhere = Lease(IPv4Address("10.88.0.1"), ALICE, NOW + timedelta(hours=1))

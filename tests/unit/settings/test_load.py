@@ -113,6 +113,12 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
         (SERVER + "      exclude: [10.0.0.x]\n", "provider.yaml:6: network.interfaces[0].exclude[0].first: "),
         (SERVER + "      reservations: [{address: 10.0.0.1}]\n", "give exactly one of mac, uuid, circuit_id"),
         (SERVER + "      reservations: [{address: a.example.com, mac: x}]\n", "reservations[0].address: "),
+        (SERVER + "      reservations: [{address: 10.0.0.1, uuid: 0}]\n", "reservations[0].uuid: "),
+        (
+            SERVER + "      reservations: [{address: 10.0.0.1, uuid: 03000200-0400-0500-0006-000700080009}]\n",
+            "which many machines have",
+        ),
+        (SERVER + "      reservations: [{address: 10.0.0.1, circuit_id: '0x1'}]\n", "not pairs of hex digits"),
         (SERVER + "      search: [a..b]\n", "'a..b' is not a domain name"),
         (LEAST + "  subnets: [{network: 10.1.0.0/16}]\n", "need an interface with dhcp: server"),
         (SERVER + "  subnets: [{network: 10.1.0.1/16}]\n", "network.subnets[0].network: "),

@@ -225,6 +225,37 @@ def test_relay_text(raw: bytes, text: str) -> None:
     assert dhcp.relay_text(raw) == text
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("ge-0/0/1.0:100", b"ge-0/0/1.0:100"),
+        ("Ethernet 1/0/1", b"Ethernet 1/0/1"),
+        ("0X00AB", b"\0\xab"),
+        ("0x646f776e31", b"down1"),
+        ("0x307831", b"0x1"),
+        ("T\u00fcr 4", "T\u00fcr 4".encode()),
+        ("", b""),
+    ],
+)
+def test_people_and_relays_mean_the_same_port(written: str, said: bytes) -> None:
+    """A reservation for a port is never used, because its name has a blank, or hex digits are in another case."""
+    assert dhcp.relay_spelling(written) == dhcp.relay_text(said)
+    assert dhcp.relay_spelling(dhcp.relay_text(said)) == dhcp.relay_text(said)
+
+
+@given(st.binary(max_size=255))
+def test_what_is_shown_of_a_port_can_be_written(said: bytes) -> None:
+    """Somebody copies the circuit-id from `lease list` into a reservation, and it names no port."""
+    assert dhcp.relay_spelling(dhcp.relay_text(said)) == dhcp.relay_text(said)
+
+
+@pytest.mark.parametrize(("written", "why"), [("0x123", "hex"), ("0xyz", "hex"), ("x" * 256, "255")])
+def test_port_that_cannot_be(written: str, why: str) -> None:
+    """A slip of the pen is kept as a reservation that nobody ever gets."""
+    with pytest.raises(ValueError, match=why):
+        dhcp.relay_spelling(written)
+
+
 def test_suboptions_cut_short_are_left_out() -> None:
     """A vendor's half option 43 makes the whole packet useless."""
     assert dhcp.decode_suboptions(b"\x06\x01\x08\x0a\x20abc") == {6: b"\x08"}
