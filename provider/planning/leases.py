@@ -149,6 +149,10 @@ class LeaseTable:
         lease = self._leases.get(int(address))
         return int(address) in self._reserved or (lease is not None and lease.expires_at > now)
 
+    def is_ours(self, address: IPv4Address) -> bool:
+        """Whether it is of the pool, or reserved: that it is ours to give."""
+        return int(address) in self._pool or int(address) in self._reserved
+
     def offer(self, claimant: Claimant, requested: IPv4Address | None, now: datetime) -> IPv4Address | None:
         """Choose an address by the order above and hold it for the client; None if the pool is exhausted."""
         claimant = self._recognised(claimant)

@@ -11,7 +11,7 @@ A DHCPREQUEST comes in four states (RFC 2131 section 4.3.2), told apart by three
 |---|---|---|---|---|
 | SELECTING | ours | yes | no | DHCPNAK |
 | INIT-REBOOT | no | yes | no | DHCPNAK, or silence if we know neither client nor address |
-| RENEWING, REBINDING | no | no | yes | DHCPNAK |
+| RENEWING, REBINDING | no | no | yes | likewise: it may have the address from another server, which is away just now |
 """
 
 from __future__ import annotations
@@ -118,14 +118,23 @@ class _Conversation:
         chosen = packet.address(Option.SERVER_ID)
         if chosen is not None:
             if chosen != reply.server_id(packet, self._scope):
-                self._table.withdraw(packet.chaddr)
+                if chosen not in self._subnet.ours:
+                    self._table.withdraw(packet.chaddr)
                 return Ignore(f"chose another server, {chosen}")
             return self._grant(requested or packet.ciaddr)
         if packet.ciaddr != dhcp.NOWHERE:
-            return self._grant(packet.ciaddr)
+            return self._renew(packet.ciaddr)
         if requested is None:
             return Ignore("names no address")
         return self._reboot(requested)
+
+    def _renew(self, wanted: IPv4Address) -> Decision:
+        """RENEWING and REBINDING: the client works with the address."""
+        if wanted not in self._subnet.network:
+            return self._refuse(f"{wanted} is not of this network")
+        if self._table.lease_of(self._packet.chaddr) is None and not self._table.is_ours(wanted):
+            return Ignore(f"has {wanted} from another server")
+        return self._grant(wanted)
 
     def _reboot(self, wanted: IPv4Address) -> Decision:
         """INIT-REBOOT: the client believes that it still has the address."""
