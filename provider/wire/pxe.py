@@ -36,6 +36,7 @@ class Firmware:
 
 
 BIOS = Firmware("BIOS", (0x00,), ("undionly.kpxe",))
+HTTP_BIOS = Firmware("BIOS by HTTP", (0x14,), BIOS.programs, by_http=True)
 UEFI_X64 = Firmware("UEFI x64", (0x07, 0x09), ("snponly.efi",), "shimx64.efi")  # Either code (edge case 20).
 UEFI_IA32 = Firmware("UEFI IA32", (0x06,), ("ipxe-i386.efi",))
 UEFI_ARM64 = Firmware("UEFI arm64", (0x0B,), ("snponly-arm64.efi",), "shimaa64.efi")
@@ -48,7 +49,7 @@ RASPBERRY_PI = Firmware("Raspberry Pi", (0x29,), ("start4.elf", "bootcode.bin", 
 """Its ROM asks for files by names of its own; one that we have shows that an operator put them there."""
 
 FIRMWARES = (
-    *(BIOS, UEFI_X64, UEFI_IA32, UEFI_ARM64),
+    *(BIOS, UEFI_X64, UEFI_IA32, UEFI_ARM64, HTTP_BIOS),
     *(HTTP_X64, HTTP_IA32, HTTP_ARM64, UBOOT_ARM64, UBOOT_ARM64_HTTP, RASPBERRY_PI),
 )
 """Who gets what; nothing else names boot programs."""
@@ -65,7 +66,7 @@ NOT_MISSED = frozenset(
 )
 """What a shim asks for, and goes on without."""
 
-_RASPBERRY_PIS = ("28:cd:c1:", "2c:cf:67:", "b8:27:eb:", "d8:3a:dd:", "dc:a6:32:", "e4:5f:01:")
+_RASPBERRY_PIS = ("28:cd:c1:", "2c:cf:67:", "88:a2:9e:", "b8:27:eb:", "d8:3a:dd:", "dc:a6:32:", "e4:5f:01:")
 """Prefixes of their MAC addresses: they announce that they were PCs with a BIOS (edge case 3)."""
 
 
