@@ -37,6 +37,11 @@ def from_bytes(octets: bytes) -> MacAddress:
     return MacAddress(octets.hex(":"))
 
 
+def is_of_one(mac: MacAddress) -> bool:
+    """Whether one card can have it: cards without a programmed address say zeros, and groups of cards are nobody."""
+    return mac != "00:00:00:00:00:00" and not int(mac[1], 16) & 1
+
+
 def to_bytes(mac: MacAddress) -> bytes:
     """Give the six raw octets."""
     return bytes.fromhex(mac.replace(":", ""))

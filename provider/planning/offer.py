@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address
 
+from provider.domain import mac as macs
 from provider.domain.lease import Claimant
 from provider.planning import bootfile, proxy, reply
 from provider.planning.bootfile import Boot
@@ -42,6 +43,8 @@ def decide(asked: Asked, scope: Scope, subnets: Subnets, now: datetime) -> Decis
         return Ignore("not a request")
     if packet.message_type is None:
         return Ignore("plain BOOTP, without a DHCP message type")
+    if not macs.is_of_one(packet.chaddr):
+        return Ignore("its MAC address is not its own: others may have the same", warn=True)
     client = asked.client
     if not client.valid:
         return Ignore("option 97 is malformed")

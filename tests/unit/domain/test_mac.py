@@ -36,3 +36,18 @@ def test_nonsense_is_refused(text: str) -> None:
 def test_octets_come_back(octets: bytes) -> None:
     """An octet is lost on the way."""
     assert mac.to_bytes(mac.parse(mac.from_bytes(octets))) == octets
+
+
+@pytest.mark.parametrize(
+    ("text", "is_of_one"),
+    [
+        ("52:54:00:12:34:56", True),
+        ("00:00:00:00:00:01", True),
+        ("00:00:00:00:00:00", False),
+        ("ff:ff:ff:ff:ff:ff", False),
+        ("33:33:00:00:00:01", False),
+    ],
+)
+def test_address_of_one_card(text: str, is_of_one: bool) -> None:
+    """A machine is known by an address that others have as well."""
+    assert mac.is_of_one(mac.parse(text)) is is_of_one

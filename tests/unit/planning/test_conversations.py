@@ -7,17 +7,21 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provider.domain import mac as macs
 from provider.domain.lease import Claimant, Reservation, ReservedBy
 from provider.planning.leases import DECLINES
-from provider.planning.reply import EVERYBODY, Forget, Ignore, Reply, To
+from provider.planning.reply import EVERYBODY, Forget, Ignore, Reply, Scope, To
 from provider.planning.subnets import Leasing, Subnet, Subnets
+from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet
 from tests.unit.planning.test_offer import (
     BIOS,
     FIRST,
     HOUR,
+    HTTP,
     IPXE,
     LAST,
     LEASING,
@@ -27,8 +31,10 @@ from tests.unit.planning.test_offer import (
     OS,
     OTHER,
     OURS,
+    PROXY,
     RELAY,
     SERVER,
+    UEFI,
     asks,
     decide,
     init_reboot,
@@ -156,6 +162,15 @@ def test_nobody_gives_away_what_is_anothers(packet: Packet) -> None:
     assert (refused.packet.message_type, refused.to) == (MessageType.NAK, EVERYBODY)
 
 
+@pytest.mark.parametrize("scope", [SERVER, PROXY])
+@pytest.mark.parametrize("mac", ["00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"])
+def test_mac_address_of_nobody(scope: Scope, mac: str) -> None:
+    """Cards without an address of their own share one lease, and one machine (invariant 5)."""
+    decision = decide(asks(MessageType.DISCOVER, BIOS, chaddr=macs.parse(mac)), scope)
+    assert isinstance(decision, Ignore)
+    assert decision.warn
+
+
 def test_release_from_behind_a_relay() -> None:
     """A DHCPRELEASE, which goes past the relay, releases nothing, or an address of the wrong network."""
     known = subnets()
@@ -203,3 +218,62 @@ def test_reservation_by_uuid(told: str) -> None:
     assert leased(known, {**BIOS, Option.CLIENT_UUID: b"\0" + bytes.fromhex(told)}) == (OUTSIDE, 120)
     assert leased(known, OS) == (OUTSIDE, 3600)
     assert LAST not in {each.address for each in table(known).leases()}
+
+
+# --- beside another server -------------------------------------------------------------------------------------------
+
+KINDS = [kind for kind in MessageType if kind is not MessageType.DISCOVER]
+
+
+@pytest.mark.parametrize("options", [OS, BIOS, IPXE])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fields", [{}, {"ciaddr": FIRST}, {"giaddr": RELAY}])
+def test_proxy_answers_no_more_than_discovers(
+    options: dict[Option, bytes], kind: MessageType, fields: dict[str, IPv4Address]
+) -> None:
+    """In proxy mode we acknowledge, refuse or take back what the server beside us leased."""
+    wanted = {Option.REQUESTED_ADDRESS: FIRST.packed, Option.SERVER_ID: OURS.packed}
+    for said in ({}, wanted):
+        assert isinstance(decide(asks(kind, {**options, **said}, **fields), PROXY, Subnets()), Ignore)
+    assert isinstance(decide(asks(MessageType.DISCOVER, OS, **fields), PROXY, Subnets()), Ignore)
+
+
+# --- anything --------------------------------------------------------------------------------------------------------
+
+ADDRESSES = [dhcp.NOWHERE, FIRST, LAST, OUTSIDE, OURS, RELAY, FAR_FIRST, IPv4Address("255.255.255.255"), IPv4Address(1)]
+addresses = st.sampled_from(ADDRESSES) | st.integers(0, 2**32 - 1).map(IPv4Address)
+values = st.binary(max_size=300) | addresses.map(lambda address: address.packed)
+anything = st.builds(
+    Packet,
+    op=st.sampled_from([1, 1, 1, 2]),
+    xid=st.integers(0, 2**32 - 1),
+    chaddr=st.sampled_from([MAC, OTHER, macs.parse("dc:a6:32:00:00:01"), macs.parse("ff:ff:ff:ff:ff:ff")]),
+    options=st.builds(
+        lambda kind, client, more: {Option.MESSAGE_TYPE: bytes((kind,)), **client, **more},
+        st.sampled_from(list(MessageType)),
+        st.sampled_from([OS, BIOS, UEFI, HTTP, IPXE]),
+        st.dictionaries(st.sampled_from([each for each in Option if each not in (0, 52, 53, 255)]), values, max_size=5),
+    ),
+    flags=st.sampled_from([0, dhcp.BROADCAST_FLAG, 0xFFFF]),
+    ciaddr=addresses,
+    giaddr=addresses,
+)
+
+
+@given(st.lists(anything, min_size=1, max_size=12), st.sampled_from([SERVER, PROXY]))
+def test_anything_is_answered_soundly(packets: list[Packet], scope: Scope) -> None:
+    """Some packet is a traceback, is answered with what cannot be sent or read, or gets an address that is not to be had."""
+    known = Subnets() if scope is PROXY else subnets()
+    for packet in packets:
+        for port in scope.ports:
+            decision = decide(packet, scope, known, port=port)
+            if not isinstance(decision, Reply):
+                continue
+            raw = dhcp.encode(decision.packet, decision.largest)
+            assert len(raw) <= max(decision.largest, 300)
+            assert dhcp.decode(raw).options.get(Option.RELAY_AGENT) == packet.options.get(Option.RELAY_AGENT)
+            address = decision.packet.yiaddr
+            assert address == dhcp.NOWHERE or known.of(address).table.is_ours(address)
+            assert address != OURS
+    holders = [each.claimant.mac for subnet in known.all() for each in subnet.table.leases() if each.expires_at > NOW]
+    assert len(holders) <= len(known.all()) * 4
