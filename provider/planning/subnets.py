@@ -52,7 +52,8 @@ class Subnet:
         self.ours = frozenset(ours)
         self._reserved = frozenset(each.address for each in leasing.reservations)
         pool = Pool(leasing.ranges, (*leasing.excluded, *((address, address) for address in ours)))
-        self.table = LeaseTable(pool, (lease for lease in known if lease.address in network), leasing.reservations)
+        self.table = LeaseTable(pool, (lease for lease in known if lease.address in network))
+        self.reserve(())
         self._mask: dict[int, bytes] = {Option.SUBNET_MASK: network.netmask.packed}
         self._options = dict(leasing.options)
         if network.prefixlen < 31:  # A link between two has no broadcast address (RFC 3021), nor has a single host.
@@ -66,8 +67,8 @@ class Subnet:
 
     def reserve(self, more: Iterable[Reservation]) -> None:
         """Replace the operator's reservations; those of the settings stay, and win."""
-        new = [each for each in more if self.may_reserve(each.address)]
-        self.table.reserve([*self.leasing.reservations, *new])
+        own = [each for each in self.leasing.reservations if each.address not in self.ours]
+        self.table.reserve([*own, *(each for each in more if self.may_reserve(each.address))])
 
     def clock_was_set(self, was: datetime, now: datetime) -> list[Lease]:
         """Somebody set the clock; gives the leases to be saved."""

@@ -76,8 +76,9 @@ def test_default_route_goes_with_the_static_ones(
 
 
 def test_our_address_is_no_clients() -> None:
-    """A client gets the provider's own address, because the operator's pool is the whole network."""
-    subnet = Subnet(NEAR, LEASING, ours=[FIRST])
+    """A client gets the provider's own address: the operator's pool is the whole network, or it is reserved by mistake."""
+    mistake = Reservation(FIRST, ReservedBy.MAC, ALICE.mac)
+    subnet = Subnet(NEAR, replace(LEASING, reservations=(mistake,)), ours=[FIRST])
     assert [subnet.table.offer(each, FIRST, NOW) for each in (ALICE, BOB)] == [FIRST + 1, FIRST + 2]
 
 
