@@ -31,7 +31,7 @@ def list_leases(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.A
                 each["uuid"],
                 each["circuit_id"],
                 each["remote_id"],
-                f"{datetime.fromisoformat(str(each['expires_at'])).astimezone():%Y-%m-%d %H:%M:%S}",
+                _until(each),
                 "in quarantine" if each["quarantined"] else "",
             )
             for each in output.objects(answer, "leases")
@@ -64,6 +64,12 @@ def reserve(
     wanted = {"address": address, "mac": mac, "uuid": uuid, "circuit_id": circuit_id, "remote_id": remote_id}
     answer = output.tell(socket, "/v1/reservations", {key: value for key, value in wanted.items() if value is not None})
     _said(answer, "reserved for", as_json=as_json)
+    held = answer.get("held_by")
+    if isinstance(held, dict) and not as_json:
+        if held["quarantined"]:
+            typer.echo(f"It is in quarantine until {_until(held)}: somebody uses it without a lease.")
+        else:
+            typer.echo(f"{held['mac']} has it until {_until(held)}, or until that asks for it again.")
 
 
 @lease_app.command()
@@ -71,6 +77,10 @@ def unreserve(address: Address, socket: output.Socket = output.DEFAULT_SOCKET, a
     """Give a reserved address back to its pool. Who has it keeps it until its lease ends."""
     answer = output.tell(socket, f"/v1/reservations/{address}/remove")
     _said(answer, "no longer reserved for", as_json=as_json)
+
+
+def _until(lease: JsonObject) -> str:
+    return f"{datetime.fromisoformat(str(lease['expires_at'])).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _said(answer: JsonObject, what: str, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ The operator API: JSON over a UNIX socket whose file permissions are the login.
 | `POST /v1/machines/ID/accept`, `/wipe` | the new summary; 409 where a manager decides |
 | `POST /v1/machines/ID/power` `{"action": "status|on|off|cycle"}` | the state |
 | `GET /v1/leases` | `{"leases": [...], "reservations": [...]}` |
-| `POST /v1/reservations` `{"address": ..., "mac|uuid|circuit_id": ...}` | the reservation |
+| `POST /v1/reservations` `{"address": ..., "mac|uuid|circuit_id": ...}` | the reservation, and who holds the address now |
 | `POST /v1/reservations/ADDRESS/remove` | the reservation that was |
 
 Errors are `{"error": ..., "hint": ...}`.

@@ -55,6 +55,8 @@ class AddressDesk:
         """
         Keep an address for one client: `address`, one of `mac`, `uuid`, `circuit_id`, and with the last one `remote_id`.
 
+        The answer has the lease of who holds the address now, if that is somebody else: the client must wait for its end.
+
         Raises:
             PermanentError: If it is not well said.
             RefusedError: If the address is not ours to give.
@@ -68,7 +70,7 @@ class AddressDesk:
             )
         await self._store.reserve(reservation)
         await self._reload()
-        return {"reservation": _reserved(reservation)}
+        return {"reservation": _reserved(reservation), "held_by": await self._held_by_another(reservation)}
 
     async def unreserve(self, address: str) -> JsonObject:
         """
@@ -85,6 +87,12 @@ class AddressDesk:
         await self._store.unreserve(found.address)
         await self._reload()
         return {"reservation": _reserved(found)}
+
+    async def _held_by_another(self, reservation: Reservation) -> JsonObject | None:
+        lease = await self._store.of(reservation.address)
+        if lease is None or lease.expires_at <= self._clock():
+            return None
+        return None if reservation.is_for(lease.claimant) and not lease.declined else _lease(lease)
 
     async def _reload(self) -> None:
         self._reservations = await self._store.reservations()

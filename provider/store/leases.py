@@ -33,6 +33,15 @@ class LeaseStore:
             lambda session: [rows.lease(row) for row in session.exec(select(LeaseRow)).all()]
         )
 
+    async def of(self, address: IPv4Address) -> Lease | None:
+        """The lease of this address, expired or not."""
+
+        def read(session: Session) -> Lease | None:
+            row = session.get(LeaseRow, str(address))
+            return None if row is None else rows.lease(row)
+
+        return await self._database.read(read)
+
     async def save(self, leases: Sequence[Lease]) -> None:
         """
         Write leases in one commit; of two for one address the later counts. Then they survive `kill -9` and a power cut.

@@ -74,6 +74,21 @@ def test_reservations_of_settings_and_operator(tmp_path: Path, assets: Path) -> 
             assert operator(tmp_path, "list")["reservations"] == []
 
 
+def test_reserving_an_address_in_use(tmp_path: Path, assets: Path) -> None:
+    """A machine loses the address that it works with, or the one that it is reserved for never gets it."""
+    alice, bob = "52:54:00:00:00:01", "52:54:00:00:00:02"
+    with wire() as cable, serving(configuration(tmp_path, assets)):
+        first = lease(cable, alice)
+        command = (sys.executable, "-m", "provider", "lease", "reserve", first, "--mac", bob)
+        said = must(*command, "--socket", str(tmp_path / "operator.sock"))
+        assert f"{first} is reserved for mac {bob}" in said
+        assert f"{alice} has it until 2" in said
+        assert lease(cable, bob) != first, "while it is Alice's"
+        assert lease(cable, alice, "-r", first) != first, "she leaves when she asks again"
+        assert lease(cable, bob) == first
+        assert operator(tmp_path, "reserve", first, "--mac", bob)["held_by"] is None
+
+
 NONSENSE = [
     (("10.77.0.55",), "exactly one of mac, uuid, circuit_id"),
     (("10.77.0.55", "--mac", "52:54:00:00:00:01", "--uuid", UUID), "exactly one of mac, uuid, circuit_id"),
