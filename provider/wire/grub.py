@@ -23,7 +23,7 @@ FIRST = "grub/grub.cfg"
 PAUSES = (1, 2, 4, 8, 16)
 """Seconds between tries."""
 
-_MACHINE = re.compile(r"grub/machine/([a-z0-9_]+)/([0-9a-f:]{17})")
+_MACHINE = re.compile(r"grub/machine/([a-z0-9_]+)/([0-9a-f]{2}(?::[0-9a-f]{2}){5})")
 
 _LOADERS = ("/EFI/BOOT/BOOTX64.EFI", "/EFI/BOOT/BOOTAA64.EFI")
 """

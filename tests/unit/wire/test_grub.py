@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provider.domain import mac as macs
 from provider.domain.errors import PermanentError
 from provider.domain.mac import MacAddress
 from provider.wire import grub
@@ -24,11 +25,26 @@ def test_bootstrap_asks_for_the_path_that_we_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["grub/machine/x86_64/", "grub/machine/x86_64/../../x", "grub/grub.cfg", "grub/machine/x/52:54:00:12:34:5"]
+    "name",
+    [
+        "grub/machine/x86_64/",
+        "grub/machine/x86_64/../../x",
+        "grub/grub.cfg",
+        "grub/machine/x/52:54:00:12:34:5",
+        "grub/machine/x/52:54:0:000:00:01",
+        "grub/machine/x/:::::::::::::::::",
+    ],
 )
 def test_nobody_asks(name: str) -> None:
-    """A name that is no machine's makes one."""
+    """A name that is no machine's makes one, or a traceback."""
     assert grub.machine_of(name) is None
+
+
+@given(st.from_regex(r"grub/machine/[a-z0-9_]+/[0-9a-f:]{0,20}", fullmatch=True) | st.text())
+def test_whoever_asks_has_a_mac_address(name: str) -> None:
+    """Anybody can cause a traceback by asking for a script with something that is nearly a MAC address (invariant 7)."""
+    asking = grub.machine_of(name)
+    assert asking is None or macs.parse(asking[1]) == asking[1]
 
 
 def test_kernel() -> None:
