@@ -1,4 +1,4 @@
-"""The DHCP codec, with scapy as the second opinion."""
+"""The DHCP codec; what scapy says of it is in `test_dhcp_scapy.py`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dhcp import BOOTP, DHCP
 
-from provider.domain import mac as macs
 from provider.domain.errors import MalformedPacketError
 from provider.wire import dhcp
-from provider.wire.dhcp import MessageType, Option, Packet
-
-MAC = macs.parse("52:54:00:12:34:56")
-addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
-codes = st.integers(1, 254).filter(lambda code: code != Option.OVERLOAD)
-packets = st.builds(
-    Packet,
-    op=st.sampled_from([dhcp.BOOTREQUEST, dhcp.BOOTREPLY]),
-    xid=st.integers(0, 2**32 - 1),
-    chaddr=st.binary(min_size=6, max_size=6).map(macs.from_bytes),
-    options=st.dictionaries(codes, st.binary(max_size=600), max_size=6),
-    hops=st.integers(0, 255),
-    secs=st.integers(0, 65535),
-    flags=st.sampled_from([0, dhcp.BROADCAST_FLAG]),
-    ciaddr=addresses,
-    yiaddr=addresses,
-    siaddr=addresses,
-    giaddr=addresses,
-    sname=st.binary(max_size=64).map(lambda name: name.rstrip(b"\0")),
-    file=st.binary(max_size=128).map(lambda name: name.rstrip(b"\0")),
-)
+from provider.wire.dhcp import Option, Packet
+from tests.unit.wire.dhcp_packets import MAC, packets
 
 
 @given(packets)
@@ -60,61 +40,6 @@ def test_damaged_packets_too(packet: Packet, where: int, damage: bytes) -> None:
         dhcp.decode(raw[:where] + damage)
     except MalformedPacketError as error:
         assert error.field
-
-
-@given(packets)
-def test_scapy_agrees_on_every_field(packet: Packet) -> None:
-    """A field of the header is at another place, or in another order, than the rest of the world has it."""
-    theirs = BOOTP(dhcp.encode(packet))
-    assert (theirs.op, theirs.htype, theirs.hlen, theirs.hops) == (packet.op, 1, 6, packet.hops)
-    assert (theirs.xid, theirs.secs, int(theirs.flags)) == (packet.xid, packet.secs, packet.flags)
-    assert theirs.chaddr[:6] == macs.to_bytes(packet.chaddr)
-    assert (theirs.ciaddr, theirs.yiaddr) == (str(packet.ciaddr), str(packet.yiaddr))
-    assert (theirs.siaddr, theirs.giaddr) == (str(packet.siaddr), str(packet.giaddr))
-    assert (theirs.sname.rstrip(b"\0"), theirs.file.rstrip(b"\0")) == (packet.sname, packet.file)
-
-
-def test_scapy_reads_what_we_build() -> None:
-    """We agree only with ourselves."""
-    packet = Packet(
-        op=dhcp.BOOTREPLY,
-        xid=0x3D1D,
-        chaddr=MAC,
-        yiaddr=IPv4Address("10.77.0.100"),
-        siaddr=IPv4Address("10.77.0.1"),
-        file=b"snponly.efi",
-        options={
-            Option.MESSAGE_TYPE: bytes((MessageType.OFFER,)),
-            Option.SERVER_ID: IPv4Address("10.77.0.1").packed,
-            Option.LEASE_TIME: dhcp.encode_seconds(120),
-            Option.DNS: dhcp.encode_addresses(IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")),
-        },
-    )
-    theirs = BOOTP(dhcp.encode(packet))
-    assert (theirs.xid, theirs.yiaddr, theirs.siaddr) == (0x3D1D, "10.77.0.100", "10.77.0.1")
-    assert theirs.file.rstrip(b"\0") == b"snponly.efi"
-    options = {option[0]: option[1:] for option in theirs[DHCP].options if isinstance(option, tuple)}
-    assert options["message-type"] == (2,)
-    assert options["server_id"] == ("10.77.0.1",)
-    assert options["lease_time"] == (120,)
-    assert options["name_server"] == ("10.0.0.1", "10.0.0.2")
-
-
-def test_we_read_what_scapy_builds() -> None:
-    """A packet of another program is read differently than it was meant."""
-    theirs = BOOTP(op=1, xid=7, chaddr=macs.to_bytes(MAC), flags="B") / DHCP(
-        options=[
-            ("message-type", "discover"),
-            ("vendor_class_id", b"PXEClient:Arch:00007:UNDI:003000"),
-            ("requested_addr", "10.77.0.9"),
-            "end",
-        ]
-    )
-    ours = dhcp.decode(bytes(theirs))
-    assert ours.message_type is MessageType.DISCOVER
-    assert (ours.xid, ours.chaddr, ours.wants_broadcast) == (7, MAC, True)
-    assert ours.address(Option.REQUESTED_ADDRESS) == IPv4Address("10.77.0.9")
-    assert ours.text(Option.VENDOR_CLASS).startswith("PXEClient")
 
 
 def test_overload_is_unfolded() -> None:
