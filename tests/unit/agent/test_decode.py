@@ -39,9 +39,28 @@ work_like = st.fixed_dictionaries(
 )
 
 
-def test_work_comes_back() -> None:
+plans = st.builds(
+    WipePlan,
+    machine_id=st.text(),
+    wipe_id=st.text(),
+    disks=st.lists(
+        st.builds(DiskWipe, st.text(), st.text(), st.text(), st.integers(0), st.sampled_from(WipeMethod), st.text())
+    ).map(tuple),
+    refused=st.lists(st.builds(RefusedDisk, st.text(), st.text(), st.text())).map(tuple),
+)
+any_work = st.builds(wire.Work, st.text(), st.text(), st.sampled_from(OperationKind), st.none() | plans)
+
+
+@given(any_work)
+def test_work_comes_back(work: wire.Work) -> None:
     """Breaks if a plan changes on its way from the provider to the disk."""
-    assert decode.work(json.loads(json.dumps(asdict(WORK)))) == WORK
+    assert decode.work(json.loads(json.dumps(asdict(work)))) == work
+
+
+@given(st.builds(wire.Enrolled, st.text(), st.text()))
+def test_enrolment_comes_back(enrolled: wire.Enrolled) -> None:
+    """Breaks if the agent goes on with another token than it was given."""
+    assert decode.enrolled(json.loads(json.dumps(asdict(enrolled)))) == enrolled
 
 
 def test_unknown_fields_are_passed_over() -> None:

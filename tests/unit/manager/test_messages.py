@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 
@@ -32,6 +33,51 @@ any_desired = st.builds(
 )
 
 
+names = st.text(min_size=1, max_size=9)
+numbers = st.integers(0, 2**63 - 1)
+times = st.datetimes(timezones=st.just(UTC))
+json_objects = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
+errors = st.builds(messages.Error, field=st.text(), message=st.text(), machine=st.text())
+from_provider = (
+    st.builds(
+        messages.Hello,
+        provider=names,
+        name=st.text(),
+        version=st.text(),
+        protocols=st.lists(st.integers(0, 9)).map(tuple),
+        labels=st.dictionaries(st.text(), st.text(), max_size=3),
+        next_sequence=numbers,
+        heartbeat_seconds=st.floats(0.1, 3600),
+    )
+    | st.builds(messages.Observed, sequence=numbers, machine=names, state=json_objects, at=times)
+    | st.builds(messages.Event, sequence=numbers, machine=names, name=st.text(), data=json_objects, at=times)
+    | st.builds(messages.Heartbeat)
+    | errors
+)
+from_manager = (
+    st.builds(messages.Welcome, protocol=st.integers(1, 9), last_sequence=numbers, last_at=st.none() | times)
+    | st.builds(messages.Ack, sequence=numbers)
+    | st.builds(
+        DesiredMessage, machine=names, revision=st.integers(1, 2**63 - 1), state=any_desired.map(DesiredState.of)
+    )
+    | st.builds(messages.Resync)
+    | st.builds(messages.Heartbeat)
+    | errors
+)
+
+
+@given(from_provider)
+def test_what_the_provider_says_is_what_the_manager_hears(said: messages.Message) -> None:
+    """A field of a message is lost or changed on the way."""
+    assert messages.from_provider(messages.to_text(said)) == said
+
+
+@given(from_manager)
+def test_what_the_manager_says_is_what_the_provider_hears(said: messages.Message) -> None:
+    """The same the other way."""
+    assert messages.from_manager(messages.to_text(said)) == said
+
+
 @given(any_desired)
 def test_desired_state_survives_the_wire(desired: Desired) -> None:
     """What the manager wants is not what arrives."""
@@ -57,8 +103,20 @@ def test_any_json_gives_a_message_or_a_named_error(value: object) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_too(raw: bytes) -> None:
     """The same for what is not even JSON."""
-    with pytest.raises((BadMessageError, UnknownTypeError)):
-        messages.from_manager(raw)
+    for read in (messages.from_manager, messages.from_provider):
+        with pytest.raises((BadMessageError, UnknownTypeError)):
+            read(raw)
+
+
+@given(from_provider | from_manager, st.data())
+def test_damaged_messages_too(said: messages.Message, data: st.DataObject) -> None:
+    """The same for messages that are almost right."""
+    text = messages.to_text(said).encode()
+    where = data.draw(st.integers(0, len(text)))
+    damaged = text[:where] + data.draw(st.binary(max_size=3)) + text[data.draw(st.integers(where, len(text))) :]
+    for read in (messages.from_manager, messages.from_provider):
+        with contextlib.suppress(BadMessageError, UnknownTypeError):
+            assert isinstance(read(damaged), messages.Message)
 
 
 @pytest.mark.parametrize(

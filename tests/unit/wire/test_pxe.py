@@ -1,13 +1,19 @@
-"""Who asks for network boot: option 93 against IANA's registry, and MAC addresses."""
+"""Who asks for network boot: option 93 against IANA's registry, MAC addresses, and any bytes at all."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provider.domain import mac as macs
 from provider.wire import pxe
 from provider.wire.dhcp import Option, Packet
 from provider.wire.pxe import Firmware
+from tests.unit.wire.dhcp_packets import packets
 
 REGISTRY: dict[int, tuple[str, Firmware | None]] = {
     0x00: ("x86 BIOS", pxe.BIOS),
@@ -91,3 +97,46 @@ def test_raspberry_pis(prefix: str) -> None:
     """A newer Raspberry Pi is taken for a PC (edge case 3), or one with UEFI firmware for one without."""
     assert announced(f"{prefix}:00:00:01", 0x00).firmware is pxe.RASPBERRY_PI
     assert announced(f"{prefix}:00:00:01", 0x0B).firmware is pxe.UEFI_ARM64
+
+
+boot_options = st.fixed_dictionaries(
+    {},
+    optional={
+        Option.VENDOR_CLASS: st.sampled_from([b"PXEClient", b"HTTPClient", b"U-Boot"]).flatmap(
+            lambda who: st.binary(max_size=24).map(lambda more: who + b":Arch:" + more)
+        ),
+        Option.USER_CLASS: st.sampled_from([b"iPXE", b"\x04iPXE"]) | st.binary(max_size=9),
+        Option.CLIENT_ARCH: st.binary(max_size=9),
+        Option.CLIENT_UUID: st.binary(min_size=16, max_size=18),
+        Option.IPXE: st.binary(max_size=30),
+        Option.RELAY_AGENT: st.binary(max_size=30),
+        Option.MESSAGE_TYPE: st.binary(max_size=2),
+        Option.MAXIMUM_SIZE: st.binary(max_size=3),
+    },
+)
+
+
+@given(packets, boot_options)
+def test_any_options_give_a_client(packet: Packet, options: dict[int, bytes]) -> None:
+    """An option that nobody expected is a traceback (invariant 7), or the client is two contrary things."""
+    asks = replace(packet, options=options)
+    client = pxe.client(asks)
+    assert client.uuid == "" or str(UUID(client.uuid)) == client.uuid
+    assert client.is_ipxe or not client.knows_http
+    assert not (client.is_pxe and client.is_http)
+    assert client.firmware is None or client.firmware in pxe.FIRMWARES
+    assert not client.boots or client.firmware is not None or client.unknown
+
+
+@given(packets, boot_options)
+def test_any_options_can_be_read(packet: Packet, options: dict[int, bytes]) -> None:
+    """The same for what else is read from options: type, size, and the port of the relay."""
+    asks = replace(packet, options=options)
+    assert asks.message_type is None or bytes((asks.message_type,)) == options[Option.MESSAGE_TYPE]
+    relayed = 0 if Option.RELAY_AGENT not in options else 2 + len(options[Option.RELAY_AGENT])
+    assert 548 <= asks.largest_answer - relayed <= 1472
+    assert all(each.isascii() and (each.isprintable() or not each) for each in asks.relay_port)
+    for code in Option:
+        assert asks.text(code).isascii() or "�" in asks.text(code)
+        found = asks.address(code)
+        assert found is None or found.packed == options[code]
