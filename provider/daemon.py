@@ -50,14 +50,15 @@ from provider.netboot.tftp_server import TftpServer
 from provider.planning import kernels, reply
 from provider.planning.lifecycle import Policy
 from provider.planning.loader import Loader
+from provider.planning.proxy_style import Style
 from provider.planning.reply import Scope
 from provider.planning.subnets import Leasing, device_options, site_options
 from provider.reconcile.addresses import AddressDesk
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
+from provider.reconcile.firmwares import Choice, Firmwares
 from provider.reconcile.hand_offs import HandOffs
-from provider.reconcile.loaders import Loaders
 from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
 from provider.reconcile.worker import Workers
@@ -73,8 +74,8 @@ from provider.settings.models import (
 )
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
+from provider.store.firmwares import FirmwareStore
 from provider.store.leases import LeaseStore
-from provider.store.loaders import LoaderStore
 from provider.store.machines import MachineStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
@@ -156,7 +157,7 @@ class Daemon:
         self._workers = Workers(self._machines, self._bmcs, self._powers, clock=utc_now)
         leases = LeaseStore(database)
         self._addresses = AddressDesk(leases, lambda address: self._dhcp.leases_here(address), utc_now)
-        self._loaders = self._choose_loaders(LoaderStore(database))
+        self._firmwares = self._learn_firmwares(FirmwareStore(database))
         self._dhcp = self._dhcp_server(leases)
         site = self._site(authority)
         self._tftp = self._tftp_server(TftpScripts(site, boots))
@@ -180,7 +181,7 @@ class Daemon:
         await self._machines.load()
         await self._agent_desk.load()
         await self._addresses.load()
-        await self._loaders.load()
+        await self._firmwares.load()
         addresses = [str(each.scope.address) for each in self._interfaces]
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
@@ -196,7 +197,7 @@ class Daemon:
             (self._machines.run, "events"),
             (self._workers.run, "workers"),
             (self._agent_desk.watch, "agent watch"),
-            (self._loaders.run, "loaders"),
+            (self._firmwares.run, "firmwares"),
             (self._dhcp.run, "dhcp"),
             (self._tftp.run, "tftp"),
             (self._advertiser.run, "router advertisements"),
@@ -268,13 +269,17 @@ class Daemon:
                 leasing[each.scope.network] = _leasing(each.settings)
         scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
         _check_not_ours(scopes, leasing.values())
-        return DhcpServer(scopes, leasing, leases, self._addresses, self._loaders, utc_now)
+        return DhcpServer(scopes, leasing, leases, self._addresses, self._firmwares, utc_now)
 
-    def _choose_loaders(self, store: LoaderStore) -> Loaders:
-        uefi = self._settings.uefi
-        chosen = {macs.parse(each.mac): each.loader for each in uefi.machines}
-        return Loaders(
-            self._machines, store, default=None if uefi.loader == "learn" else Loader(uefi.loader), chosen=chosen
+    def _learn_firmwares(self, store: FirmwareStore) -> Firmwares:
+        uefi, proxy = self._settings.uefi, self._settings.proxy_dhcp
+        loaders = {macs.parse(each.mac): each.loader for each in uefi.machines}
+        styles = {macs.parse(each.mac): each.style for each in proxy.machines}
+        return Firmwares(
+            self._machines,
+            store,
+            loaders=Choice(None if uefi.loader == "learn" else Loader(uefi.loader), loaders),
+            styles=Choice(None if proxy.style == "learn" else Style(proxy.style), styles),
         )
 
     def _hand_offs(self) -> HandOffs:
@@ -295,7 +300,7 @@ class Daemon:
                 retry_after=tftp.retransmit_after.total_seconds(),
                 retries=tftp.give_up_after,
             ),
-            watch=self._loaders,
+            watch=self._firmwares,
             mac_of=self._dhcp.mac_of,
         )
 

@@ -27,8 +27,9 @@ from provider.domain.machine import Attachment
 from provider.kit.clock import WatchedClock
 from provider.kit.signal import Signal
 from provider.netboot import sockets
-from provider.planning import offer, reply
+from provider.planning import offer, proxy_style, reply
 from provider.planning.loader import Loader
+from provider.planning.proxy_style import Attempt, Style
 from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp, pxe, udp
@@ -65,13 +66,16 @@ class Reservations(Protocol):
 
 
 class BootWatch(Protocol):
-    """Who knows the machines; `reconcile.loaders.Loaders` is one. No method waits or raises."""
+    """Who knows the machines; `reconcile.firmwares.Firmwares` is one. No method waits or raises."""
 
     def may_netboot(self, mac: MacAddress) -> bool:
         """False for a machine that was rejected or cordoned."""
 
     def loader(self, mac: MacAddress, *, begins: bool) -> Loader:
         """What UEFI firmware boots with; `begins` when it asks for the first time in a boot."""
+
+    def style(self, mac: MacAddress, first: Style, attempt: Attempt) -> Style:
+        """How to speak to PXE firmware that sent a DHCPDISCOVER beside another server; `first` if nothing is known of it."""
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         """Something happened to the machine with this MAC address."""
@@ -209,7 +213,8 @@ class DhcpServer:
             return
         now, client = self._now(), pxe.client(packet)
         may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
-        asked = Asked(packet, client, source, port.number, may_netboot, loader)
+        style = self._style(packet, client, port, now)
+        asked = Asked(packet, client, source, port.number, may_netboot, loader, style)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         decision = offer.decide(asked, port.scope, self._subnets, now)
         if isinstance(decision, Reply) and (seen := reply.attachment(packet, port.scope)) is not None:
@@ -244,6 +249,13 @@ class DhcpServer:
             return Loader.IPXE
         begins = packet.message_type is dhcp.MessageType.DISCOVER or SERVER_PORT not in port.scope.ports
         return self._watch.loader(packet.chaddr, begins=begins)
+
+    def _style(self, packet: dhcp.Packet, client: pxe.Client, port: _Port, now: datetime) -> Style:
+        first = proxy_style.first(client)
+        is_asked = port.scope.proxy and port.number == SERVER_PORT and packet.message_type is dhcp.MessageType.DISCOVER
+        if not is_asked or not proxy_style.has_choice(client):
+            return first
+        return self._watch.style(packet.chaddr, first, Attempt(packet.xid, packet.secs, now))
 
     def _ignored(self, packet: dhcp.Packet, decision: Ignore) -> None:
         if decision.warn:

@@ -1,5 +1,7 @@
 """
-ProxyDHCP: another server leases, and only boot clients hear from us: an offer on port 67, the details on port 4011.
+ProxyDHCP: another server leases, and only boot clients hear from us: an offer on port 67, for some the details on port 4011.
+
+What the offer looks like is a matter of style (`planning.proxy_style`). Whatever it is, who asks on port 4011 gets the file.
 
 If that server is on our host, port 67 is its own, and it points boot clients to port 4011 by option 60 (edge case 11).
 """
@@ -8,13 +10,12 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from provider.planning import bootfile, reply
+from provider.planning import bootfile, proxy_style, reply
+from provider.planning.bootfile import Boot
+from provider.planning.proxy_style import Style
 from provider.planning.reply import EVERYBODY, Asked, Decision, Ignore, Reply, Scope, To
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option
-
-_ASK_AGAIN = (pxe.UEFI_X64, pxe.UEFI_IA32, pxe.UEFI_ARM64)
-"""Whose firmware is EDK2 or made like it; U-Boot never asks on port 4011 (edge case 12)."""
 
 
 def offer(asked: Asked, scope: Scope) -> Decision:
@@ -25,21 +26,30 @@ def offer(asked: Asked, scope: Scope) -> Decision:
     boot = bootfile.choose(scope, asked)
     if isinstance(boot, Ignore):
         return boot
-    options: dict[int, bytes] = {Option.VENDOR_CLASS: pxe.HTTP_CLIENT if client.is_http else pxe.PXE_CLIENT}
-    file = boot.file
-    if client.firmware in _ASK_AGAIN and client.is_pxe and not client.is_ipxe:
-        # EDK2 takes this offer as "ask me on port 4011", and refuses one that already names a file.
-        file = ""
-        if uuid := packet.options.get(Option.CLIENT_UUID):
-            options[Option.CLIENT_UUID] = uuid
-    else:
-        options = {**boot.options, **options}
-        if not client.is_http:
-            options[Option.VENDOR_SPECIFIC] = pxe.discovery_control(client.firmware)
+    file, options = _offered(asked, scope, boot)
     made = reply.answer(packet, scope, MessageType.OFFER, options, file=file, siaddr=scope.address)
     to = reply.destination(packet, dhcp.NOWHERE)
     facts = {"stage": bootfile.stage(client), "mode": "proxy"}
+    if proxy_style.has_choice(client):
+        facts["style"] = asked.style.value
     return Reply(made, to, "dhcp.offered", facts=facts, largest=packet.largest_answer, warning=boot.warning)
+
+
+def _offered(asked: Asked, scope: Scope, boot: Boot) -> tuple[str, dict[int, bytes]]:
+    """File and options of an offer in the style that was chosen."""
+    packet, client = asked.packet, asked.client
+    vendor_class = pxe.HTTP_CLIENT if client.is_http else pxe.PXE_CLIENT
+    if asked.style is Style.COMPLETE:
+        options = {**boot.options, Option.VENDOR_CLASS: vendor_class}
+        if not client.is_http:
+            options[Option.VENDOR_SPECIFIC] = pxe.discovery_control(client.firmware)
+        return boot.file, options
+    options = {Option.VENDOR_CLASS: vendor_class}
+    if asked.style is Style.MENU:
+        options[Option.VENDOR_SPECIFIC] = pxe.boot_menu(scope.address)
+    if uuid := packet.options.get(Option.CLIENT_UUID):
+        options[Option.CLIENT_UUID] = uuid
+    return "", options
 
 
 def boot_service(asked: Asked, scope: Scope) -> Decision:
@@ -53,6 +63,8 @@ def boot_service(asked: Asked, scope: Scope) -> Decision:
     if isinstance(boot, Ignore):
         return boot
     options = {Option.VENDOR_CLASS: pxe.PXE_CLIENT, **boot.options}
+    if item := pxe.boot_item(packet):
+        options[Option.VENDOR_SPECIFIC] = item
     made = reply.answer(packet, scope, MessageType.ACK, options, file=boot.file, siaddr=scope.address)
     source, port = IPv4Address(asked.source[0]), asked.source[1]
     to = EVERYBODY if source == dhcp.NOWHERE else To(source, port)

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from provider.domain.lease import Lease
 from provider.domain.machine import Attachment
 from provider.planning.loader import Loader
+from provider.planning.proxy_style import Style
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
 
@@ -59,6 +60,8 @@ class Asked:
     """The port of ours that it came to: 67 or 4011."""
     may_netboot: bool
     loader: Loader = Loader.IPXE
+    style: Style = Style.COMPLETE
+    """Of an offer beside another DHCP server."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from provider.domain import mac
 from provider.domain.machine import HandOff
 from provider.planning import identity
 from provider.planning.loader import Loader
+from provider.planning.proxy_style import Style
 from provider.wire import dhcp
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -292,6 +293,28 @@ class UefiSettings(Model):
     """Exceptions."""
 
 
+class ProxyStyleSettings(Model):
+    """How ProxyDHCP speaks to the PXE firmware behind one MAC address."""
+
+    mac: str
+    """MAC address of the interface that boots."""
+    style: Style
+
+    @field_validator("mac")
+    @classmethod
+    def _spell_mac(cls, value: str) -> str:
+        return mac.parse(value)
+
+
+class ProxyDhcpSettings(Model):
+    """How ProxyDHCP speaks to PXE firmware: two-step (details on port 4011), complete (all in the offer), or menu."""
+
+    style: Style | Literal["learn"] = "learn"
+    """learn: two-step for UEFI and complete for BIOS, and the next one once a machine had an offer and fetched nothing."""
+    machines: tuple[ProxyStyleSettings, ...] = ()
+    """Exceptions."""
+
+
 class HandOffSettings(Model):
     """How the machine with one of its MAC addresses is sent to its disk."""
 
@@ -459,6 +482,7 @@ class Settings(Model):
     provider: ProviderSettings = ProviderSettings()
     network: NetworkSettings
     uefi: UefiSettings = UefiSettings()
+    proxy_dhcp: ProxyDhcpSettings = ProxyDhcpSettings()
     disk_boot: DiskBootSettings = DiskBootSettings()
     tftp: TftpSettings = TftpSettings()
     boot_http: BootHttpSettings = BootHttpSettings()

@@ -232,10 +232,11 @@ class ReservationRow(SQLModel, table=True):
     remote_id: str = ""
 
 
-class LoaderRow(SQLModel, table=True):
-    """What boot loader ran on a firmware."""
+class FirmwareRow(SQLModel, table=True):
+    """What worked last with a firmware: its boot loader, and the style of ProxyDHCP."""
 
-    __tablename__ = "loader"
+    __tablename__ = "firmware"
 
     mac: str = Field(primary_key=True)
-    loader: str
+    loader: str | None = None
+    proxy_style: str | None = None

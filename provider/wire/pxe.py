@@ -7,6 +7,7 @@ Sources: RFC 4578 (options 93, 94, 97), PXE specification 2.1 sections 2.2 and 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from uuid import UUID
 
 from provider.wire import dhcp
@@ -152,8 +153,35 @@ def discovery_control(firmware: Firmware | None) -> bytes:
     return dhcp.encode_suboptions(options, end=True)
 
 
-_DISCOVERY_CONTROL, _BOOT_MENU, _MENU_PROMPT = 6, 9, 10
+_DISCOVERY_CONTROL, _BOOT_SERVERS, _BOOT_MENU, _MENU_PROMPT, _BOOT_ITEM = 6, 8, 9, 10, 71
 _PI_NAME = b"Raspberry Pi Boot"
+
+
+def boot_menu(server: IPv4Address) -> bytes:
+    """
+    Option 43 for PXE firmware that is to choose from a menu: one entry, taken at once, whose boot server is `server`.
+
+    Discovery control 7: ask no boot server but those of the list, neither by broadcast nor by multicast. Without a prompt,
+    ROMs show the menu and wait for a key; with one of 0 s they take the first entry.
+    """
+    options = {
+        _DISCOVERY_CONTROL: b"\x07",
+        _BOOT_SERVERS: _OUR_TYPE + b"\x01" + server.packed,
+        _BOOT_MENU: _OUR_TYPE + bytes((len(_MENU_ENTRY),)) + _MENU_ENTRY,
+        _MENU_PROMPT: b"\0PXE",
+    }
+    return dhcp.encode_suboptions(options, end=True)
+
+
+_OUR_TYPE = b"\x80\x00"
+"""Boot server type: the first of those that are for vendors; 0 is the local disk."""
+_MENU_ENTRY = b"Bootwright"
+
+
+def boot_item(packet: Packet) -> bytes | None:
+    """Option 43 of the answer to firmware that chose from a menu: its boot item (type and layer) as it came, else None."""
+    item = dhcp.decode_suboptions(packet.options.get(Option.VENDOR_SPECIFIC, b"")).get(_BOOT_ITEM)
+    return None if item is None or len(item) != 4 else dhcp.encode_suboptions({_BOOT_ITEM: item}, end=True)
 
 
 def no_proxy_wait() -> bytes:

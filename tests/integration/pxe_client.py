@@ -1,15 +1,17 @@
 """
 PXE firmware as EDK2 and ROMs do it, by scapy; run as a program in the client's namespace:
-`python -m tests.integration.pxe_client INTERFACE MAC ARCH`.
+`python -m tests.integration.pxe_client INTERFACE MAC ARCH [STYLE ...]`.
 
 DHCPDISCOVER by broadcast; offers are gathered. One with an address is taken by DHCPREQUEST. The boot file is that of the
-offer that calls itself PXEClient; if it names none, port 4011 of its server is asked (PXE specification 2.1 section 2.2).
-What came of it is printed as JSON: `address` and `server` of the lease, `boot_server` and `file`.
+offer that calls itself PXEClient (`complete`); if it names none, port 4011 of its server is asked (`two-step`), or that of
+the first entry in its menu (`menu`; PXE specification 2.1 section 2.2). Firmware of certain styles boots by no other.
+What came of it is printed as JSON: `address` and `server` of the lease, `style` of the offer, `boot_server` and `file`.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -34,10 +36,12 @@ Packet = Any
 class Firmware:
     """One network card."""
 
-    def __init__(self, interface: str, mac: str, arch: int) -> None:
+    def __init__(self, interface: str, mac: str, arch: int, *styles: str) -> None:
         self._interface = interface
         self._mac = mac
         self._arch = arch
+        self._styles = styles or ("two-step", "complete", "menu")
+        self._xid = random.getrandbits(32)
         self._raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         self._raw.bind((interface, 0))
 
@@ -47,12 +51,36 @@ class Firmware:
         leasing = next(offer for offer in offers if offer[BOOTP].yiaddr != "0.0.0.0")
         boots = [offer for offer in offers if said(offer, "vendor_class_id").startswith(b"PXEClient")]
         lease = self._request(leasing)
-        found = {"address": lease[BOOTP].yiaddr, "server": address(lease, "server_id"), "boot_server": "", "file": ""}
+        found = {"address": lease[BOOTP].yiaddr, "server": address(lease, "server_id")}
         proxies = [offer for offer in boots if offer is not leasing] or boots
-        if not proxies:
-            return found
-        answer = proxies[0] if file(proxies[0]) else self._ask_boot_server(proxies[0], lease[BOOTP].yiaddr)
-        return {**found, "boot_server": answer[BOOTP].siaddr, "file": file(answer)}
+        style = style_of(proxies[0]) if proxies else ""
+        answer = self._boot_answer(proxies[0], lease[BOOTP].yiaddr) if style in self._styles else None
+        boot_server, name = (answer[BOOTP].siaddr, file(answer)) if answer is not None else ("", "")
+        return {**found, "style": style, "boot_server": boot_server, "file": name}
+
+    def _boot_answer(self, offer: Packet, our_address: str) -> Packet:
+        """The packet that names the boot file."""
+        match style_of(offer):
+            case "complete":
+                return offer
+            case "menu":
+                return self._take_first_entry(suboptions(offer), our_address)
+        server = offer[BOOTP].siaddr if offer[BOOTP].siaddr != "0.0.0.0" else address(offer, "server_id")
+        return self._ask_boot_server(server, our_address)
+
+    def _take_first_entry(self, menu: dict[int, bytes], our_address: str) -> Packet:
+        """What firmware does when the prompt's time is over: ask the boot server of that type, and of no other."""
+        if menu[6] != b"\x07" or menu[10][0] != 0:
+            raise SystemExit(f"this asks for a search, or for a key: {menu}")
+        kind_of_server = menu[9][:2]
+        if menu[8][:3] != kind_of_server + b"\1":
+            raise SystemExit(f"the menu has no boot server for its entry: {menu}")
+        item = bytes((71, 4)) + kind_of_server + b"\0\0" + b"\xff"
+        server = socket.inet_ntoa(menu[8][3:7])
+        answer = self._ask_boot_server(server, our_address, ("vendor_specific", item))
+        if suboptions(answer).get(71) != item[2:6]:
+            raise SystemExit(f"the answer is for another boot item: {suboptions(answer)}")
+        return answer
 
     def _discover(self) -> list[Packet]:
         for _ in range(TRIES):
@@ -68,15 +96,15 @@ class Firmware:
                 return answer
         raise SystemExit("no DHCPACK")
 
-    def _ask_boot_server(self, offer: Packet, our_address: str) -> Packet:
+    def _ask_boot_server(self, server: str, our_address: str, *options: tuple[str, object]) -> Packet:
         """As EDK2: from port 4011 to port 4011, without a server identifier."""
         subprocess.run(["ip", "addr", "replace", f"{our_address}/24", "dev", self._interface], check=True)
-        server = offer[BOOTP].siaddr if offer[BOOTP].siaddr != "0.0.0.0" else address(offer, "server_id")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((our_address, PXE_PORT))
             sock.settimeout(OFFER_SECONDS)
+            request = self._bootp([("message-type", "request"), *options], our_address)
             for _ in range(TRIES):
-                sock.sendto(bytes(self._bootp([("message-type", "request")], our_address)), (server, PXE_PORT))
+                sock.sendto(bytes(request), (server, PXE_PORT))
                 try:
                     answer = BOOTP(sock.recv(2048))
                 except TimeoutError:
@@ -108,13 +136,30 @@ class Firmware:
             ("param_req_list", [1, 3, 43, 54, 60, 66, 67, 97]),
         ]
         chaddr = bytes.fromhex(self._mac.replace(":", ""))
-        head = BOOTP(op=1, xid=0x1234, chaddr=chaddr, ciaddr=ciaddr, flags="B")
+        head = BOOTP(op=1, xid=self._xid, chaddr=chaddr, ciaddr=ciaddr, flags="B")
         return head / DHCP(options=[*options, *ours, "end"])
 
 
 def option(packet: Packet, name: str) -> Any:
     """The value as scapy has it, or None."""
     return next((each[1] for each in packet[DHCP].options if each[0] == name), None)
+
+
+def style_of(offer: Packet) -> str:
+    """Which conversation it opens."""
+    vendor = suboptions(offer)
+    if file(offer) and vendor.get(6, b"\0")[0] & 8:
+        return "complete"
+    return "menu" if 9 in vendor else "two-step"
+
+
+def suboptions(packet: Packet) -> dict[int, bytes]:
+    """Option 43, by code."""
+    raw, found = said(packet, "vendor_specific"), {}
+    while raw and raw[0] != 255:
+        found[raw[0]] = raw[2 : 2 + raw[1]]
+        raw = raw[2 + raw[1] :]
+    return found
 
 
 def kind(packet: Packet) -> int:
@@ -138,4 +183,4 @@ def file(packet: Packet) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(Firmware(sys.argv[1], sys.argv[2], int(sys.argv[3])).boot()))
+    print(json.dumps(Firmware(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).boot()))

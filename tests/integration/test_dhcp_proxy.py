@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from provider.domain.mac import MacAddress
+from provider.planning.proxy_style import Style
 from tests.integration import test_serve as serve
 from tests.integration.test_dhcp_server import Notebook, client, serving, udhcpc
 from tests.integration.wires import Wire, must, run, wire
 
 PATIENCE = 30.0  # seconds
-MAC = "52:54:00:aa:bb:cc"
+MAC = MacAddress("52:54:00:aa:bb:cc")
 BIOS, UEFI = 0x00, 0x07
 ROOT = Path(__file__).parents[2]
 
@@ -120,9 +122,9 @@ def _bridge(cable: Wire) -> None:
     must("ip", "netns", "exec", "foreign", "ip", "link", "set", "foreign1", "up")
 
 
-async def firmware(cable: Wire, arch: int) -> dict[str, str]:
-    """What PXE firmware gets."""
-    program = ("-m", "tests.integration.pxe_client", cable.theirs, MAC, str(arch))
+async def firmware(cable: Wire, arch: int, *styles: Style) -> dict[str, str]:
+    """What PXE firmware gets that knows these styles, or all."""
+    program = ("-m", "tests.integration.pxe_client", cable.theirs, MAC, str(arch), *styles)
     status, output = await client(cable, "env", f"PYTHONPATH={ROOT}", sys.executable, *program, timeout=PATIENCE)
     assert status == 0, output
     found: dict[str, str] = json.loads(output)
@@ -140,7 +142,7 @@ async def dhclient(cable: Wire, folder: Path) -> str:
 
 @pytest.mark.parametrize("foreign", [dnsmasq, dhcpd, kea])
 def test_proxy_beside_a_foreign_server(tmp_path: Path, foreign: Command) -> None:
-    """In proxy mode we disturb the server that is there, or firmware gets no boot file beside it (edge case 10)."""
+    """In proxy mode we disturb the server that is there, or firmware gets no boot file beside it, in one style or another."""
 
     async def main(cable: Wire) -> None:
         notebook = Notebook()
@@ -148,12 +150,17 @@ def test_proxy_beside_a_foreign_server(tmp_path: Path, foreign: Command) -> None
             assert "10.77.0.2" in await udhcpc(cable)  # The lease is of the foreign server.
             assert "from 10.77.0.2" in await dhclient(cable, tmp_path)
             assert notebook.noted == []
-            for arch, file, events in (
-                (BIOS, "undionly.kpxe", ["dhcp.offered"]),
-                (UEFI, "snponly.efi", ["dhcp.offered", "pxe.acknowledged"]),
+            for arch, style, file, events in (
+                (BIOS, None, "undionly.kpxe", ["dhcp.offered"]),
+                (UEFI, None, "snponly.efi", ["dhcp.offered", "pxe.acknowledged"]),
+                (BIOS, Style.TWO_STEP, "undionly.kpxe", ["dhcp.offered", "pxe.acknowledged"]),
+                (UEFI, Style.COMPLETE, "snponly.efi", ["dhcp.offered"]),
+                (BIOS, Style.MENU, "undionly.kpxe", ["dhcp.offered", "pxe.acknowledged"]),
             ):
+                notebook.styles = {} if style is None else {MAC: style}
                 found = await firmware(cable, arch)
                 assert (found["server"], found["boot_server"], found["file"]) == ("10.77.0.2", "10.77.0.1", file)
+                assert style in (None, found["style"])
                 assert [name for _mac, name, _data in notebook.noted] == events
                 notebook.noted.clear()
 
@@ -187,3 +194,30 @@ def test_daemon_leaves_the_port_to_the_other_server(tmp_path: Path, assets: Path
     with wire() as cable, serve.serving(config), serving_foreign(dnsmasq(tmp_path, cable.ours, True)):
         found = asyncio.run(firmware(cable, UEFI))
     assert (found["boot_server"], found["file"]) == ("10.77.0.1", "snponly.efi")
+
+
+def test_style_is_learned(tmp_path: Path, assets: Path) -> None:
+    """
+    Firmware that knows no style but one never boots, or has to find it anew after a restart of ours.
+
+    Each boot is a new one to us, though it comes within seconds: it has another xid.
+    """
+    config = serve.configuration(tmp_path, assets, network={"interfaces": [{"name": "wire-ours", "dhcp": "proxy"}]})
+    with wire() as cable, foreign_host(cable) as inside, serving_foreign(dnsmasq(tmp_path, "foreign1", False), *inside):
+        must(*cable.inside("ip", "link", "set", cable.theirs, "address", MAC))  # TFTP comes from there.
+        with serve.serving(config):
+            for style in (Style.COMPLETE, Style.MENU, Style.TWO_STEP):
+                found = asyncio.run(firmware(cable, BIOS, Style.TWO_STEP))
+                assert (found["style"], bool(found["file"])) == (style, style is Style.TWO_STEP)
+            fetch(cable, found["file"])
+            assert asyncio.run(firmware(cable, BIOS))["style"] == Style.TWO_STEP
+            # That fetched nothing: a power cut, so it is no matter.
+            assert asyncio.run(firmware(cable, BIOS))["style"] == Style.TWO_STEP
+            fetch(cable, found["file"])
+        with serve.serving(config):
+            assert asyncio.run(firmware(cable, BIOS))["style"] == Style.TWO_STEP
+
+
+def fetch(cable: Wire, file: str) -> None:
+    """Fetch the boot program, from the address that the firmware has."""
+    must(*cable.inside("curl", "--silent", "--show-error", "--output", "/dev/null", f"tftp://10.77.0.1/{file}"))

@@ -24,6 +24,7 @@ from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import DhcpServer
 from provider.planning.loader import Loader
+from provider.planning.proxy_style import Attempt, Style
 from provider.planning.reply import Scope
 from provider.planning.subnets import Leasing, device_options, site_options
 from tests.integration.wires import Wire, must, wire
@@ -41,6 +42,7 @@ class Notebook:
         self.noted: list[tuple[MacAddress, str, dict[str, object]]] = []
         self.attachments: dict[MacAddress, Attachment] = {}
         self.left_alone: set[MacAddress] = set()
+        self.styles: dict[MacAddress, Style] = {}
         self.disk_is_quick = asyncio.Event()
         self.disk_is_quick.set()
         self.save_began = asyncio.Event()
@@ -61,6 +63,9 @@ class Notebook:
 
     def loader(self, mac: MacAddress, *, begins: bool) -> Loader:
         return Loader.IPXE
+
+    def style(self, mac: MacAddress, first: Style, attempt: Attempt) -> Style:
+        return self.styles.get(mac, first)
 
     def note(self, mac: MacAddress, name: str, **data: str | int | float | bool | None) -> None:
         self.noted.append((mac, name, dict(data)))

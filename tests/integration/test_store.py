@@ -32,9 +32,12 @@ from provider.domain.machine import Acceptance, Desired, Evidence, RecordKind
 from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
 from provider.planning import lifecycle
+from provider.planning.loader import Loader
+from provider.planning.proxy_style import Style
 from provider.store import migrations
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import GROUP, Database
+from provider.store.firmwares import FirmwareStore, Proven
 from provider.store.leases import LeaseStore
 from provider.store.machines import Edit, MachineStore
 from provider.store.outbox import Outbox
@@ -244,6 +247,7 @@ from datetime import datetime, UTC
 from ipaddress import IPv4Address
 from provider.domain.lease import Claimant, Lease
 from provider.store.database import Database
+from provider.store.firmwares import FirmwareStore, Proven
 from provider.store.leases import LeaseStore
 
 async def main():
@@ -362,6 +366,24 @@ def test_old_leases_are_taken_along(tmp_path: Path) -> None:
     async def use(database: Database) -> None:
         kept = {(str(lease.address), lease.claimant.mac) for lease in await LeaseStore(database).load()}
         assert kept == {("10.0.0.8", "c"), ("10.0.0.9", "b")}
+
+    with_database(tmp_path / "db", use)
+
+
+def test_old_firmwares_are_taken_along(tmp_path: Path) -> None:
+    """The update that keeps styles of ProxyDHCP forgets on which machines the signed boot loader ran."""
+    schema_of("0005", tmp_path / "db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as old:
+        old.execute("INSERT INTO loader VALUES (?, 'signed')", (MAC,))
+        old.commit()
+
+    async def use(database: Database) -> None:
+        firmwares = FirmwareStore(database)
+        assert await firmwares.load() == {MAC: Proven(Loader.SIGNED)}
+        await firmwares.save({MAC: Proven(None, Style.MENU)})
+        assert await firmwares.load() == {MAC: Proven(None, Style.MENU)}
+        await firmwares.save({MAC: Proven()})
+        assert await firmwares.load() == {}
 
     with_database(tmp_path / "db", use)
 

@@ -11,8 +11,9 @@ import pytest
 from provider.domain import mac as macs
 from provider.domain.lease import Claimant
 from provider.domain.mac import MacAddress
-from provider.planning import offer
+from provider.planning import offer, proxy_style
 from provider.planning.leases import LeaseTable
+from provider.planning.proxy_style import Style
 from provider.planning.reply import EVERYBODY, Asked, Decision, Forget, Ignore, Reply, Scope, To
 from provider.planning.subnets import Leasing, Subnet, Subnets, site_options
 from provider.wire import dhcp, pxe
@@ -74,8 +75,12 @@ def decide(
     source: str = "0.0.0.0",
     may_netboot: bool = True,
     now: datetime = NOW,
+    style: Style | None = None,
 ) -> Decision:
-    asked = Asked(packet, pxe.client(packet), (source, 68), port, may_netboot)
+    client = pxe.client(packet)
+    asked = Asked(
+        packet, client, (source, 68), port, may_netboot, style=proxy_style.first(client) if style is None else style
+    )
     return offer.decide(asked, scope, known or subnets(), now)
 
 
@@ -532,47 +537,6 @@ def test_uuid_of_firmware(uuid: bytes | None, answered: bool) -> None:
     assert isinstance(decision, Reply) == answered
     if isinstance(decision, Reply) and uuid:
         assert decision.packet.options[Option.CLIENT_UUID] == uuid
-
-
-# --- proxy mode ------------------------------------------------------------------------------------------------------
-
-
-def test_proxy_leases_nothing() -> None:
-    """The server beside us and we both give addresses."""
-    packet = reply(asks(MessageType.DISCOVER, UEFI), PROXY).packet
-    assert packet.yiaddr == dhcp.NOWHERE
-    assert Option.LEASE_TIME not in packet.options
-    assert isinstance(decide(asks(MessageType.DISCOVER, OS), PROXY), Ignore)
-    assert isinstance(decide(asks(MessageType.REQUEST, UEFI), PROXY), Ignore)
-
-
-def test_proxy_offer_to_uefi_points_to_port_4011() -> None:
-    """EDK2 refuses an offer that already names a file."""
-    packet = reply(asks(MessageType.DISCOVER, UEFI), PROXY).packet
-    assert (packet.file, packet.siaddr) == (b"", OURS)
-    assert packet.options[Option.VENDOR_CLASS] == b"PXEClient"
-    assert Option.VENDOR_SPECIFIC not in packet.options
-    assert packet.options[Option.CLIENT_UUID] == UUID
-
-
-def test_proxy_offer_to_ipxe_is_complete() -> None:
-    """iPXE drops proxy offers without siaddr or file, and boots nothing."""
-    packet = reply(asks(MessageType.DISCOVER, IPXE), PROXY).packet
-    assert packet.siaddr == OURS
-    assert packet.file == b"http://10.77.0.1:8080/boot.ipxe"
-    assert packet.options[Option.VENDOR_CLASS] == b"PXEClient"
-
-
-def test_boot_service_answers_where_it_was_asked_from() -> None:
-    """The second half of ProxyDHCP goes to port 68, where EDK2 does not listen any more (edge case 10)."""
-    packet = asks(MessageType.REQUEST, UEFI, ciaddr=FIRST)
-    asked = Asked(packet, pxe.client(packet), (str(FIRST), 4011), 4011, may_netboot=True)
-    answer = offer.decide(asked, PROXY, Subnets(), NOW)
-    assert isinstance(answer, Reply)
-    assert answer.to == To(FIRST, 4011)
-    assert answer.packet.message_type is MessageType.ACK
-    assert answer.packet.file == b"snponly.efi"
-    assert answer.packet.options[Option.VENDOR_CLASS] == b"PXEClient"
 
 
 # --- nonsense --------------------------------------------------------------------------------------------------------
