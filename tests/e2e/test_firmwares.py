@@ -1,5 +1,6 @@
 """
-Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, Secure Boot with the keys that every machine has, ARM.
+Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, Secure Boot with the keys that every machine has, ARM. And PXE
+that has to be learned.
 
 The story is told as far as the first wipe: the agent came up, and with it the whole way from the firmware.
 """
@@ -7,6 +8,9 @@ The story is told as far as the first wipe: the agent came up, and with it the w
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +50,10 @@ BY_TFTP = {
 """The files; GRUB knows no HTTP."""
 
 
-def _settings(firmware: Firmware, **serve: Any) -> LabFile:
+def _settings(firmware: Firmware, *, dhcp: str = "server", **serve: Any) -> LabFile:
     """One machine; `serve` is added to the provider's configuration."""
     file = lab_settings.load()
-    lab = file.lab.model_copy(update={"machines": 1, "firmware": firmware})
+    lab = file.lab.model_copy(update={"machines": 1, "firmware": firmware, "dhcp": dhcp})
     return file.model_copy(update={"lab": lab, "serve": {**file.serve, **serve}})
 
 
@@ -99,3 +103,42 @@ def test_firmware_that_refuses_what_is_not_signed(assets: Path, folder: Path) ->
             assert "Secure Boot" in str(refused[0].data["reason"])
 
     asyncio.run(main())
+
+
+@pytest.mark.timeout(PATIENCE)
+def test_firmware_that_is_kept_from_port_4011(assets: Path, folder: Path) -> None:
+    """
+    Beside another DHCP server, firmware that does not get what we offered asks in vain at each of its boots.
+
+    OVMF understands every style, so a firewall makes it fail: it asks on port 4011 for 10 s, and gives up.
+    """
+
+    async def main() -> None:
+        accelerator = await labs.choose_accelerator(assets)
+        async with labs.up(_settings(Firmware.UEFI, dhcp="proxy"), folder / "run", assets, accelerator) as lab:
+            machine = lab.machines[0]
+            await machine.press_power_button()
+            async with asyncio.timeout(PATIENCE):
+                await machine.console_says("PXE-E16")
+            await machine.die()
+            await machine.wait_for_power(on=False)
+            story = Story(lab, view.for_console(Console(stderr=True)))
+            await story.discover()
+            changed = [event.data for event in _events(lab, story, "proxy.style_changed")]
+            assert [(data["before"], data["now"]) for data in changed] == [("two-step", "complete")]
+            assert [event.data["file"] for event in _events(lab, story, "tftp.sent")] == ["snponly.efi"]
+            assert not _events(lab, story, "pxe.acknowledged")
+
+    with _closed(4011):
+        asyncio.run(main())
+
+
+@contextlib.contextmanager
+def _closed(port: int) -> Iterator[None]:
+    """Drop what comes to a UDP port of ours."""
+    rules = f"table inet firewall {{ chain input {{ type filter hook input priority 0; udp dport {port} drop; }}; }}"
+    subprocess.run(["nft", rules], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete table inet firewall"], check=True)
