@@ -51,6 +51,7 @@ class Kind(StrEnum):
     UEFI_HTTP = Firmware.UEFI_HTTP
     SECURE_BOOT = Firmware.SECURE_BOOT
     UEFI_ARM64 = Firmware.UEFI_ARM64
+    U_BOOT_ARM64 = Firmware.U_BOOT_ARM64
     MIXED = "mixed"
 
 

@@ -2,7 +2,7 @@
 What lab machines boot with, and the files and QEMU arguments that each kind needs.
 
 A BIOS machine has no PXE but the one in the ROM that QEMU brings, which is iPXE (SeaBIOS has no network stack of its
-own). All others get a network card without ROM, so that the PXE, TFTP and HTTP clients of EDK2 are at work.
+own). All others get a network card without ROM, so that the PXE, TFTP and HTTP clients of EDK2 and U-Boot are at work.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ FOLDERS = (
     Path("/usr/share/AAVMF"),
     Path("/usr/share/edk2/x64"),
     Path("/usr/share/edk2/aarch64"),
+    Path("/usr/lib/u-boot/qemu_arm64"),
 )
 
 
@@ -34,6 +35,8 @@ class Firmware(StrEnum):
     """PXE, and only what Microsoft's keys vouch for."""
     UEFI_ARM64 = "uefi-arm64"
     """PXE of a 64-bit ARM machine."""
+    U_BOOT_ARM64 = "u-boot-arm64"
+    """U-Boot of a 64-bit ARM board, which runs UEFI programs."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,17 @@ VIRT = Board("aarch64", "qemu-system-aarch64", "qemu-system-arm", "virt", "ttyAM
 
 @dataclass(frozen=True)
 class Uefi:
-    """A build of EDK2: its code, a template of its variables, its package, and what QEMU needs for it."""
+    """Firmware that runs UEFI programs: its code, a template of its variables, its package, and what QEMU needs for it."""
 
     code: str
     variables: str
+    """Empty for U-Boot, which is no flash image and keeps none."""
     package: str
     machine: str = ""
     """Properties of QEMU's machine type."""
     arguments: tuple[str, ...] = ()
     board: Board = Q35
+    nic: str = "virtio-net-pci"
 
 
 def _without_pxe(*versions: str) -> tuple[str, ...]:
@@ -88,6 +93,14 @@ UEFI: Mapping[Firmware, Uefi] = {
         arguments=("-global", "driver=cfi.pflash01,property=secure,value=on", *_without_pxe("IPv6")),
     ),
     Firmware.UEFI_ARM64: Uefi("AAVMF_CODE.fd", "AAVMF_VARS.fd", "qemu-efi-aarch64", board=VIRT),
+    Firmware.U_BOOT_ARM64: Uefi(
+        "u-boot.bin",
+        "",
+        "u-boot-qemu",
+        board=VIRT,
+        # Of a virtio-net-pci U-Boot 2023.01 believes that its MAC address were 52:52:52:52:52:52.
+        nic="e1000",
+    ),
 }
 
 
@@ -98,7 +111,7 @@ def board(kind: Firmware) -> Board:
 
 def find(name: str, package: str) -> Path:
     """
-    Find a file of EDK2.
+    Find a file of EDK2 or U-Boot.
 
     Raises:
         PermanentError: If it is not installed.

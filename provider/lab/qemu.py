@@ -122,8 +122,10 @@ def _kcs(hardware: Hardware) -> list[str]:
 
 
 def _nic(hardware: Hardware, boot_index: int) -> list[str]:
-    device = f"virtio-net-pci,netdev=boot,mac={hardware.mac},bootindex={boot_index}"
-    if hardware.firmware in firmware.UEFI:
+    uefi = firmware.UEFI.get(hardware.firmware)
+    device = "virtio-net-pci" if uefi is None else uefi.nic
+    device += f",netdev=boot,mac={hardware.mac},bootindex={boot_index}"
+    if uefi is not None:
         device += ",romfile="
     return ["-netdev", f"tap,id=boot,ifname={hardware.tap},script=no,downscript=no", "-device", device]
 
@@ -136,7 +138,10 @@ def _disk(disk: DiskImage, index: int, bytes_per_second: int) -> list[str]:
 
 
 def _uefi(uefi: Uefi, files: Files) -> list[str]:
-    code = f"if=pflash,unit=0,format=raw,readonly=on,file={firmware.find(uefi.code, uefi.package)}"
+    found = firmware.find(uefi.code, uefi.package)
+    if not uefi.variables:
+        return ["-bios", str(found), *uefi.arguments]
+    code = f"if=pflash,unit=0,format=raw,readonly=on,file={found}"
     variables = f"if=pflash,unit=1,format=raw,file={files.uefi_variables}"
     return ["-drive", code, "-drive", variables, *uefi.arguments]
 
@@ -159,7 +164,7 @@ class Qemu:
             PermanentError: If QEMU does not start; says what it said.
         """
         uefi = firmware.UEFI.get(hardware.firmware)
-        if uefi is not None and not files.uefi_variables.exists():
+        if uefi is not None and uefi.variables and not files.uefi_variables.exists():
             shutil.copyfile(firmware.find(uefi.variables, uefi.package), files.uefi_variables)
         line = command_line(hardware, files, accelerator, disk_first=disk_first)
         files.control_socket.unlink(missing_ok=True)

@@ -79,6 +79,7 @@ class Option(IntEnum):
     USER_CLASS = 77  # RFC 3004
     RELAY_AGENT = 82  # RFC 3046
     CLIENT_ARCH = 93  # RFC 4578 section 2.1
+    CLIENT_INTERFACE = 94  # RFC 4578 section 2.2
     CLIENT_UUID = 97  # RFC 4578 section 2.3
     DOMAIN_SEARCH = 119  # RFC 3397
     STATIC_ROUTES = 121  # RFC 3442
@@ -139,7 +140,8 @@ class Packet:
         """
         Bytes of UDP payload that the client takes: option 57, which counts the IP and UDP headers, within reason.
 
-        Option 82 comes on top, because the relay takes it out again.
+        EDK2 says 1,472 in its DHCPDISCOVER and 65,280 in its DHCPREQUEST (capture ovmf-pxe). Option 82 comes on top,
+        because the relay takes it out again.
         """
         value = self.options.get(Option.MAXIMUM_SIZE, b"")
         asked = int.from_bytes(value, "big") if len(value) == 2 else 0

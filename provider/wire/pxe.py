@@ -44,7 +44,8 @@ UEFI_ARM64 = Firmware("UEFI arm64", (0x0B,), ("snponly-arm64.efi",), "shimaa64.e
 HTTP_X64 = Firmware("UEFI HTTP boot x64", (0x10, 0x11), UEFI_X64.programs, by_http=True)
 HTTP_IA32 = Firmware("UEFI HTTP boot IA32", (0x0F,), UEFI_IA32.programs, by_http=True)
 HTTP_ARM64 = Firmware("UEFI HTTP boot arm64", (0x13,), UEFI_ARM64.programs, by_http=True)
-UBOOT_ARM64 = Firmware("U-Boot arm64", (0x16,), UEFI_ARM64.programs, UEFI_ARM64.signed)  # It runs UEFI programs.
+UBOOT_ARM64 = Firmware("U-Boot arm64", (0x16,), UEFI_ARM64.programs, "grubaa64.efi")
+"""It runs UEFI programs, but offers them no TFTP, by which a shim would load its GRUB (capture u-boot)."""
 UBOOT_ARM64_HTTP = Firmware("U-Boot arm64 by HTTP", (0x18,), UEFI_ARM64.programs, by_http=True)
 RASPBERRY_PI = Firmware("Raspberry Pi", (0x29,), ("start4.elf", "bootcode.bin", "config.txt"))
 """Its ROM asks for files by names of its own; one that we have shows that an operator put them there."""
@@ -63,9 +64,13 @@ _OTHER_PROCESSORS = frozenset({0x02, 0x03, 0x08, 0x0A, 0x0C, 0x0D, 0x0E, 0x12, 0
 """Itanium, Alpha, XScale, ARM 32, PowerPC, RISC-V, s390, MIPS, Sunway, LoongArch: none of the programs runs there."""
 
 NOT_MISSED = frozenset(
-    {"revocations.efi", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate.efi", "shim_certificate_0.efi"}
+    {
+        *("revocations.efi", "revocations_sku.efi", "revocations_sbat.efi"),
+        *("shim_certificate.efi", "shim_certificate_0.efi"),
+        *("boot.scr.uimg", "dtb"),
+    }
 )
-"""What a shim asks for, and goes on without."""
+"""What a shim and U-Boot's scripts ask for, and go on without."""
 
 _RASPBERRY_PIS = ("28:cd:c1:", "2c:cf:67:", "88:a2:9e:", "b8:27:eb:", "d8:3a:dd:", "dc:a6:32:", "e4:5f:01:")
 """Prefixes of their MAC addresses: they announce that they were PCs with a BIOS (edge case 3)."""
@@ -216,6 +221,8 @@ def _firmware(packet: Packet, vendor: bytes) -> tuple[Firmware | None, str]:
         digits = vendor.split(b":Arch:", 1)[1][:5]
         codes = [int(digits)] if digits.isdigit() else []
     known = next((_BY_ARCH[code] for code in codes if code in _BY_ARCH), None)
+    if known is UEFI_ARM64 and packet.options.get(Option.CLIENT_INTERFACE) == _UBOOT_INTERFACE:
+        return UBOOT_ARM64, ""
     if known is BIOS or not codes:  # Old ROMs name none; everything newer does.
         return RASPBERRY_PI if packet.chaddr.startswith(_RASPBERRY_PIS) else BIOS, ""
     if known is not None:
@@ -230,6 +237,12 @@ def _firmware(packet: Packet, vendor: bytes) -> tuple[Firmware | None, str]:
 
 _UEFI_NETWORK_INTERFACE = b":UNDI:003"
 """UNDI 3.x is UEFI's, 2.x a BIOS's (option 94, RFC 4578 section 2.2)."""
+
+_UBOOT_INTERFACE = b"\1\0\0"
+"""
+U-Boot's scripts say that it were UEFI (option 93 is 0x0b, option 60 ends in UNDI:003000) before they load a UEFI program. Its
+option 94 says UNDI 0.0, which exists nowhere (U-Boot 2023.01; capture u-boot).
+"""
 
 
 def _uuid(raw: bytes) -> str:

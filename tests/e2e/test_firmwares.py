@@ -1,6 +1,6 @@
 """
-Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, Secure Boot with the keys that every machine has, ARM. And PXE
-that has to be learned.
+Firmware that does not boot by PXE and iPXE: UEFI HTTP boot, Secure Boot with the keys that every machine has, ARM, U-Boot.
+And PXE that has to be learned.
 
 The story is told as far as the first wipe: the agent came up, and with it the whole way from the firmware.
 """
@@ -47,6 +47,7 @@ BY_TFTP = {
         "grub/machine/arm64/52:54:00:77:00:01",
     },
 }
+BY_TFTP[Firmware.U_BOOT_ARM64] = BY_TFTP[Firmware.UEFI_ARM64] - {"shimaa64.efi"}
 """The files; GRUB knows no HTTP."""
 
 
@@ -62,7 +63,7 @@ def _events(lab: Lab, story: Story, name: str) -> list[Event]:
 
 
 @pytest.mark.timeout(PATIENCE)
-@pytest.mark.parametrize("firmware", [Firmware.UEFI_HTTP, Firmware.SECURE_BOOT, Firmware.UEFI_ARM64])
+@pytest.mark.parametrize("firmware", BY_TFTP)
 def test_story_until_the_wipe(assets: Path, folder: Path, firmware: Firmware) -> None:
     """A kind of firmware does not get as far as the agent."""
 

@@ -63,6 +63,16 @@ def test_bios_uses_the_rom_and_uefi_its_own_pxe(ovmf: Path) -> None:
     assert "romfile" not in _argument(qemu.command_line(BIOS, FILES, "tcg"), "virtio-net-pci")
 
 
+def test_u_boot_is_no_flash_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU looks for variables that U-Boot does not have, or U-Boot takes its network card's MAC address for another."""
+    (tmp_path / "u-boot.bin").touch()
+    monkeypatch.setattr(firmware, "FOLDERS", (tmp_path,))
+    line = qemu.command_line(dataclasses.replace(BIOS, firmware=Firmware.U_BOOT_ARM64), FILES, "tcg")
+    assert line[line.index("-bios") + 1] == str(tmp_path / "u-boot.bin")
+    assert not any("pflash" in argument for argument in line)
+    assert f"mac={BIOS.mac}" in _argument(line, "e1000,")
+
+
 def test_reset_does_not_end_qemu() -> None:
     """A reboot of the guest looks like a power cut to the BMC."""
     assert "-no-reboot" not in qemu.command_line(BIOS, FILES, "tcg")

@@ -426,6 +426,22 @@ def test_who_gets_what(arch: int, row: pxe.Firmware) -> None:
         assert isinstance(decision, Reply) if expected else isinstance(decision, Ignore) and decision.warn
 
 
+U_BOOT = {  # 2023.01, from the capture.
+    Option.CLIENT_ARCH: b"\0\x0b",
+    Option.CLIENT_INTERFACE: b"\1\0\0",
+    Option.VENDOR_CLASS: b"PXEClient:Arch:00011:UNDI:003000",
+}
+
+
+@pytest.mark.parametrize("scope", [SERVER, PROXY])
+def test_u_boot_that_says_it_were_uefi(scope: Scope) -> None:
+    """U-Boot gets a shim, which finds no TFTP there; or is sent to port 4011, where it never asks (edge case 12)."""
+    files = {"boot_files": frozenset({"shimaa64.efi", "grubaa64.efi"})}
+    assert reply(asks(MessageType.DISCOVER, U_BOOT), replace(scope, **files)).packet.file == b"grubaa64.efi"
+    edk2 = {**U_BOOT, Option.CLIENT_INTERFACE: b"\1\3\0"}
+    assert reply(asks(MessageType.DISCOVER, edk2), replace(SERVER, **files)).packet.file == b"shimaa64.efi"
+
+
 @pytest.mark.parametrize(
     ("options", "file"),
     [
