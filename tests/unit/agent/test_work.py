@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -63,6 +64,7 @@ class Bench:
         self.folder = folder
         self.disks = [Disk("/dev/vda", SIZE, "S1")]
         self.events: list[str] = []
+        self.before_opening: Callable[[], object] = lambda: None
         FileDisk.filled(folder / "vda", SIZE, b"PATTERN!").close()
 
     def worker(self, provider: FakeProvider) -> work.Worker:
@@ -71,7 +73,7 @@ class Bench:
             find_disks=lambda: tuple(self.disks),
             find_uses=lambda path: (),
             find_partitions=lambda path: (),
-            open_disk=lambda path: FileDisk(self.folder / "vda"),
+            open_disk=self._open_disk,
         )
         return work.Worker(
             provider,
@@ -81,6 +83,10 @@ class Bench:
             switch_off=lambda reason: self.events.append("off"),
             host=host,
         )
+
+    def _open_disk(self, path: str) -> FileDisk:
+        self.before_opening()
+        return FileDisk(self.folder / "vda")
 
 
 @pytest.fixture
@@ -109,7 +115,15 @@ def away() -> TemporaryError:
 
 def test_wipe_is_done_and_reported(bench: Bench) -> None:
     """Breaks if a wipe is not told of at its beginning, or its report does not come with the result."""
-    provider = FakeProvider([order(OperationKind.WIPE, PLAN)])
+    told = threading.Event()
+
+    class Told(FakeProvider):
+        def progress(self, operation_id: str, progress: wire.Progress) -> bool:
+            told.set()
+            return super().progress(operation_id, progress)
+
+    provider = Told([order(OperationKind.WIPE, PLAN)])
+    bench.before_opening = lambda: told.wait(10)  # The disk is small: it could be done before anything is told.
     bench.worker(provider).run_once()
     ((operation, result),) = provider.results
     assert (operation, result.error) == ("op-1", "")

@@ -101,6 +101,7 @@ OPTIONS = {
     Option.USER_CLASS: raw("user_class"),
     Option.RELAY_AGENT: raw("relay_agent_information"),
     Option.CLIENT_ARCH: raw("pxe_client_architecture"),
+    Option.CLIENT_INTERFACE: raw("pxe_client_network_interface"),
     Option.CLIENT_UUID: raw("pxe_client_machine_identifier"),
     Option.DOMAIN_SEARCH: raw(int(Option.DOMAIN_SEARCH)),
     Option.STATIC_ROUTES: known(
@@ -112,8 +113,6 @@ OPTIONS = {
     Option.TFTP_SERVER_ADDRESS: listed("tftp_server_address"),
     Option.IPXE: raw(int(Option.IPXE)),
 }
-UNDI = 94
-"""Network interface of the firmware (RFC 4578 section 2.2); we read it from option 60, and pass it over here."""
 
 any_options = st.lists(st.sampled_from([*OPTIONS]), unique=True, max_size=12).flatmap(
     lambda codes: st.fixed_dictionaries({code: OPTIONS[code] for code in codes})
@@ -324,7 +323,7 @@ def test_architectures(codes: Sequence[int]) -> None:
         assert known[0] in client.firmware.archs
     else:
         assert client.unknown == ", ".join(f"0x{code:02x}" for code in codes)
-    assert packet.options[UNDI] == b"\1\3\0"
+    assert packet.options[Option.CLIENT_INTERFACE] == b"\1\3\0"
 
 
 @given(st.uuids())
