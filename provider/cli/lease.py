@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from ipaddress import IPv4Address
 from typing import Annotated
 
 import typer
 
 from provider.cli import output
+from provider.domain.errors import PermanentError
 from provider.kit.jsontypes import JsonObject
 
 lease_app = typer.Typer(no_args_is_help=True)
@@ -75,6 +77,12 @@ def reserve(
 @lease_app.command()
 def unreserve(address: Address, socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Give a reserved address back to its pool. Who has it keeps it until its lease ends."""
+    try:
+        IPv4Address(address)
+    except ValueError as error:
+        raise PermanentError(
+            f"{address!r} is not an IPv4 address", hint="list those that are reserved: bootwright lease list"
+        ) from error
     answer = output.tell(socket, f"/v1/reservations/{address}/remove")
     _said(answer, "no longer reserved for", as_json=as_json)
 
