@@ -126,6 +126,10 @@ class LeaseTable:
         self._returned.clear()
         self._rebuild_expiring()
 
+    def is_empty(self) -> bool:
+        """Whether there is no address to lease at all."""
+        return not self._pool and not self._reserved
+
     def leases(self) -> list[Lease]:
         """All leases, the ended ones too."""
         return list(self._leases.values())
@@ -233,7 +237,7 @@ class LeaseTable:
                 changed.append(replace(lease, expires_at=expires_at))
         for lease in changed:
             self._leases[int(lease.address)] = lease
-        self._offers = {number: _Offer(each.mac, each.at + step) for number, each in self._offers.items()}
+        self._offers = {number: replace(each, at=each.at + step) for number, each in self._offers.items()}
         self._lamented_at = None
         self._rebuild_expiring()
         return changed

@@ -110,6 +110,8 @@ class _Conversation:
             return boot
         requested = self._packet.address(Option.REQUESTED_ADDRESS)
         address = self._table.offer(self._claimant, requested, self._now)
+        if address is None and self._table.is_empty():
+            return Ignore("no addresses are leased in its network")
         if address is None:
             lament = self._table.exhaustion(self._now)
             return Ignore(lament or "the pool is exhausted", warn=lament is not None, again=True)

@@ -192,8 +192,9 @@ class InterfaceSettings(LeaseSettings):
     name: str
     """Interface name, such as eth1."""
     dhcp: DhcpMode = DhcpMode.PROXY
-    """server: we lease addresses; proxy: another server does, we add the boot part; proxy-4011: that server is on this host
-    and sends boot clients to us, on port 4011; off: no DHCP here."""
+    """server: we lease addresses, of its network if there is a pool, and of `subnets` behind relays; proxy: another server
+    does, we add the boot part; proxy-4011: that server is on this host and sends boot clients to us, on port 4011; off: no
+    DHCP here."""
     address: IPv4Address | None = None
     """Our address on it. Default: the first IPv4 address that the interface has."""
     hasten_ipxe: bool = True
@@ -202,8 +203,6 @@ class InterfaceSettings(LeaseSettings):
 
     @model_validator(mode="after")
     def _pool_fits_mode(self) -> InterfaceSettings:
-        if self.dhcp is DhcpMode.SERVER and not self.pool and not self.reservations:
-            raise ValueError("dhcp: server needs a pool (first, last)")
         if self.dhcp is not DhcpMode.SERVER and (self.pool or self.reservations):
             raise ValueError("a pool is used with dhcp: server only; remove it or change dhcp")
         return self
@@ -235,6 +234,13 @@ class NetworkSettings(Model):
         names = [interface.name for interface in self.interfaces]
         if len(set(names)) != len(names):
             raise ValueError("an interface is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_have_something_to_lease(self) -> NetworkSettings:
+        for interface in self.interfaces:
+            if interface.dhcp is DhcpMode.SERVER and not (interface.pool or interface.reservations or self.subnets):
+                raise ValueError(f"{interface.name}: dhcp: server needs a pool (first, last), or subnets behind relays")
         return self
 
     @model_validator(mode="after")

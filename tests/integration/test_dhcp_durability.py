@@ -26,9 +26,11 @@ Leases = dict[str, tuple[str, int]]
 
 
 @contextlib.contextmanager
-def crowd(cable: Wire, machines: int) -> Iterator[subprocess.Popen[str]]:
+def crowd(
+    cable: Wire, machines: int, relay: str = CLIENTS, server: str = "10.77.0.1"
+) -> Iterator[subprocess.Popen[str]]:
     """Run the clients; their leases come out line by line."""
-    program = ("-m", "tests.integration.dhcp_crowd", CLIENTS, "10.77.0.1", str(machines))
+    program = ("-m", "tests.integration.dhcp_crowd", relay, server, str(machines))
     command = cable.inside("env", f"PYTHONPATH={Path(__file__).parents[2]}", sys.executable, *program)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as clients:
         try:
@@ -42,10 +44,10 @@ def read(line: str, into: Leases) -> None:
     into[mac] = address, int(seconds)
 
 
-def leases_of(cable: Wire, machines: int) -> Leases:
+def leases_of(cable: Wire, machines: int, **where: str) -> Leases:
     """What all of them have in the end."""
     found: Leases = {}
-    with crowd(cable, machines) as clients:
+    with crowd(cable, machines, **where) as clients:
         assert clients.stdout is not None
         for line in clients.stdout:
             read(line, found)

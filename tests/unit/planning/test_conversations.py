@@ -210,6 +210,14 @@ def test_full_pool_disturbs_nobody() -> None:
         assert reply(asks(MessageType.DISCOVER, OS, chaddr=mac), known=known).packet.yiaddr == FIRST + number
 
 
+def test_network_without_addresses() -> None:
+    """On a network that only leads to relays, each client is a warning that the pool is exhausted."""
+    known = Subnets([Subnet(NETWORK, Leasing(()), ours=[OURS])])
+    decision = decide(asks(MessageType.DISCOVER, OS), known=known)
+    assert isinstance(decision, Ignore)
+    assert not decision.warn
+
+
 @pytest.mark.parametrize("told", ["33221100554477668899aabbccddeeff", "00112233445566778899aabbccddeeff"])
 def test_reservation_by_uuid(told: str) -> None:
     """Firmware that tells its UUID in the other byte order does not get the address that is kept for it."""

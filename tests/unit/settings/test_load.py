@@ -97,7 +97,7 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
         ("tftp: {}\n", "provider.yaml:1: network: is missing"),
         (
             "network:\n  interfaces:\n    - name: eth1\n      dhcp: server\n",
-            "provider.yaml:3: network.interfaces[0]: dhcp: server needs a pool (first, last)",
+            "provider.yaml:1: network: eth1: dhcp: server needs a pool (first, last), or subnets behind relays",
         ),
         (LEAST + "power:\n  poll_interval: soon\n", "provider.yaml:5: power.poll_interval: write a duration as 30s"),
         (LEAST + "tftp:\n  port: 99999\n", "provider.yaml:5: tftp.port: input should be less than or equal to 65535"),
