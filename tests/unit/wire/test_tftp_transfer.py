@@ -250,12 +250,12 @@ class Client:
         self.block = 0
         self.unacknowledged = 0
         self.window = window
-        self.size = 0
+        self.size = 512
 
     def take(self, packet: tftp.Packet) -> tftp.Ack | None:
         match packet:
             case tftp.OptionAck(options):
-                self.size = int(options["blksize"])
+                self.size = int(options.get("blksize", 512))
                 return tftp.Ack(0) if not self.received else None
             case tftp.Data(block, content) if block == (self.block + 1) % 65_536:
                 self.block, self.unacknowledged = block, self.unacknowledged + 1
@@ -301,3 +301,49 @@ def test_a_lossy_link_delivers_the_file_whole(size: int, block: int, window: int
             wire.extend(transfer.on_packet(answer, now))
     assert transfer.outcome is Outcome.DONE
     assert bytes(client.received) == content
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.integers(0, 3000),
+    options=st.fixed_dictionaries(
+        {}, optional={"blksize": st.integers(8, 600).map(str), "windowsize": st.integers(1, 9).map(str)}
+    ),
+    loss=st.floats(0, 0.9),
+    lives=st.integers(1, 400),
+    seed=st.integers(0, 2**32),
+)
+def test_a_bad_link_ends_in_the_whole_file_or_in_giving_up(
+    size: int, options: dict[str, str], loss: float, lives: int, seed: int
+) -> None:
+    """
+    Over a link that loses, doubles and overtakes, or to a client that dies, a transfer says done and the client has something
+    else; or it never ends; or the client takes a byte that is not the file's.
+    """
+    chance = random.Random(seed)
+    content = chance.randbytes(size)
+    transfer = Transfer(content, tftp.ReadRequest("f", options=options), LIMITS)
+    client, now = Client(int(options.get("windowsize", 1))), 0.0
+    to_client, to_server = transfer.start(0.0), []
+    for _ in range(100_000):
+        if transfer.outcome is not None:
+            break
+        if not to_client and not to_server:
+            now = transfer.deadline
+            to_client = transfer.on_timer(now)
+            continue
+        way = chance.choice([each for each in (to_client, to_server) if each])
+        taken = way.pop(chance.randrange(min(3, len(way))))
+        if chance.random() < loss:
+            continue
+        if chance.random() < 0.1:
+            way.append(taken)
+        if way is to_server:
+            to_client += transfer.on_packet(taken, now)
+        elif lives > 0:
+            lives -= 1
+            answer = client.take(tftp.decode(taken))
+            to_server += [] if answer is None else [answer]
+        assert content.startswith(client.received)
+    assert transfer.outcome in (Outcome.DONE, Outcome.GAVE_UP)
+    assert transfer.outcome is Outcome.GAVE_UP or bytes(client.received) == content
