@@ -18,7 +18,7 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -266,7 +266,8 @@ class Daemon:
         for each in self._interfaces:
             if each.settings.dhcp is DhcpMode.SERVER:
                 _check_apart(each.scope.network, leasing)
-                leasing[each.scope.network] = _leasing(each.settings)
+                probed = replace(_leasing(each.settings), conflict_probe=each.settings.conflict_probe)
+                leasing[each.scope.network] = probed
         scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
         _check_not_ours(scopes, leasing.values())
         return DhcpServer(scopes, leasing, leases, self._addresses, self._firmwares, utc_now)

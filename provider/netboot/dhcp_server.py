@@ -5,6 +5,8 @@ A datagram is decoded and decided at once, in the loop's own turn; only saving a
 the disk is busy with those before, and go to it together: one task, one commit, then all their DHCPACKs. So an answer leaves
 after its lease is on disk, never before, and a slow disk delays nobody's offer. When more than `SAVING` leases wait, further
 requests are dropped: their clients ask again.
+
+An offer waits for its ARP probe in the same way: while it does, everybody else is served.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
@@ -27,10 +30,12 @@ from provider.domain.machine import Attachment
 from provider.kit.clock import WatchedClock
 from provider.kit.signal import Signal
 from provider.netboot import sockets
+from provider.netboot.conflict_probe import Prober
 from provider.planning import offer, proxy_style, reply
+from provider.planning.conflicts import TRIES, Probe
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Attempt, Style
-from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope
+from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope, Verify
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp, pxe, udp
 
@@ -84,14 +89,26 @@ class BootWatch(Protocol):
         """It was seen there."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Port:
-    """One well-known port on one interface. `packets` reaches clients that have no address yet."""
+    """
+    One well-known port on one interface.
+
+    `packets` reaches clients that have no address yet; `prober` is there where addresses are probed before an offer.
+    """
 
     number: int
     scope: Scope
     sock: socket.socket
     packets: socket.socket
+    prober: Prober | None = None
+
+    def close(self) -> None:
+        """Let go of its sockets."""
+        self.sock.close()
+        self.packets.close()
+        if self.prober is not None:
+            self.prober.close()
 
 
 class DhcpServer:
@@ -139,7 +156,7 @@ class DhcpServer:
         try:
             for scope in self._scopes:
                 for number in scope.ports:
-                    self._ports.append(_open(scope, number))
+                    self._ports.append(self._open(scope, number))
         except PermanentError:
             self.close()
             raise
@@ -161,9 +178,24 @@ class DhcpServer:
         for port in self._ports:
             with contextlib.suppress(RuntimeError):
                 asyncio.get_running_loop().remove_reader(port.sock)
-            port.sock.close()
-            port.packets.close()
+            port.close()
         self._ports.clear()
+
+    def _open(self, scope: Scope, number: int) -> _Port:
+        sock = sockets.bind_udp(scope.interface, number, broadcast=True)
+        try:
+            port = _Port(number, scope, sock, sockets.open_packet(scope.interface))
+        except PermanentError:
+            sock.close()
+            raise
+        subnet = None if scope.proxy or number != SERVER_PORT else self._subnets.of(scope.address)
+        if subnet is not None and subnet.probes.wait:
+            try:
+                port.prober = Prober(scope.interface, subnet.probes, partial(self._probed, port), self._now)
+            except PermanentError:
+                port.close()
+                raise
+        return port
 
     def leases_here(self, address: IPv4Address) -> bool:
         """Whether an operator may reserve the address."""
@@ -216,11 +248,20 @@ class DhcpServer:
         style = self._style(packet, client, port, now)
         asked = Asked(packet, client, source, port.number, may_netboot, loader, style)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
+        self._answer(port, asked, now)
+
+    def _answer(self, port: _Port, asked: Asked, now: datetime, tries: int = 1) -> None:
+        """Decide and act; `tries` counts the addresses that were probed for it, this one included."""
+        packet = asked.packet
         decision = offer.decide(asked, port.scope, self._subnets, now)
         if isinstance(decision, Reply) and (seen := reply.attachment(packet, port.scope)) is not None:
             self._watch.attached(packet.chaddr, seen)
         if isinstance(decision, Ignore):
             self._ignored(packet, decision)
+            return
+        if isinstance(decision, Verify):
+            if port.prober is not None:
+                port.prober.begin(asked, decision.address, tries)
             return
         if isinstance(decision, Reply) and decision.warning:
             self._warn(packet, "dhcp.guessed", decision.warning)
@@ -243,6 +284,21 @@ class DhcpServer:
             if leases:
                 self._save(leases, lambda: None)
         return now
+
+    def _probed(self, port: _Port, probe: Probe, user: MacAddress | None) -> None:
+        """Offer the address, or quarantine it if somebody uses it and look at the next one."""
+        now = self._now()
+        if user is None:
+            self._answer(port, probe.asked, now)
+            return
+        address, mac = str(probe.address), probe.mac
+        log.warning("dhcp.conflict", interface=port.scope.interface, address=address, used_by=user, mac=mac)
+        bad = self._subnets.of(probe.address)
+        if bad is not None:
+            lease = bad.table.quarantine(mac, probe.address, now)
+            self._save((lease,), lambda: self._watch.note(mac, "dhcp.conflict", address=address, used_by=user))
+        if probe.tries < TRIES:
+            self._answer(port, probe.asked, now, probe.tries + 1)
 
     def _loader(self, packet: dhcp.Packet, client: pxe.Client, port: _Port) -> Loader:
         if client.is_ipxe or client.firmware in (None, pxe.BIOS, pxe.RASPBERRY_PI):
@@ -318,13 +374,3 @@ class DhcpServer:
         if len(self._booting) > 100_000:
             self._booting.clear()
         self._booting[mac] = now
-
-
-def _open(scope: Scope, number: int) -> _Port:
-    sock = sockets.bind_udp(scope.interface, number, broadcast=True)
-    try:
-        packets = sockets.open_packet(scope.interface)
-    except PermanentError:
-        sock.close()
-        raise
-    return _Port(number, scope, sock, packets)

@@ -18,7 +18,8 @@ _SIOCGIFADDR = 0x8915
 _SIOCGIFNETMASK = 0x891B
 _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("@i4s4s")
-_ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_ARP = 0x0806
 _UDP_SEGMENT = 103
 _SEGMENT = struct.Struct("@H")
 _MOST_SEGMENTS = 64
@@ -47,9 +48,9 @@ def bind_udp(interface: str, port: int, *, broadcast: bool = False, address: str
     return sock
 
 
-def open_packet(interface: str) -> socket.socket:
+def open_packet(interface: str, receives: int = 0) -> socket.socket:
     """
-    A non-blocking socket that sends IPv4 packets of ours to MAC addresses, and receives nothing.
+    A non-blocking socket that sends packets of ours to MAC addresses, and receives those of one Ethertype, or nothing.
 
     Raises:
         PermanentError: If the privilege is missing or there is no such interface.
@@ -60,7 +61,9 @@ def open_packet(interface: str) -> socket.socket:
     except OSError as error:
         raise unusable(error, what, command) from error
     try:
-        sock.bind((interface, 0))
+        if receives:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.bind((interface, receives))
     except OSError as error:
         sock.close()
         raise unusable(error, what, command) from error
@@ -101,14 +104,20 @@ CANNOT_BURST = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROT
 """A card that makes no checksums, a path whose MTU has become smaller, an old kernel."""
 
 
-def send_to_hardware(sock: socket.socket, mac: MacAddress, packet: bytes) -> None:
+def hardware_address(sock: socket.socket) -> bytes:
+    """The MAC address of the interface that a socket of `open_packet` is on."""
+    address: bytes = sock.getsockname()[4]
+    return address
+
+
+def send_to_hardware(sock: socket.socket, mac: MacAddress, packet: bytes, ethertype: int = ETHERTYPE_IPV4) -> None:
     """
-    Put an IP packet to a MAC address, by a socket of `open_packet`.
+    Put an IP packet, or another, to a MAC address, by a socket of `open_packet`.
 
     Raises:
         OSError: As sending does.
     """
-    sock.sendto(packet, (sock.getsockname()[0], _ETHERTYPE_IPV4, 0, 0, macs.to_bytes(mac)))
+    sock.sendto(packet, (sock.getsockname()[0], ethertype, 0, 0, macs.to_bytes(mac)))
 
 
 def unusable(error: OSError, what: str, command: str) -> PermanentError:

@@ -1,9 +1,9 @@
 """
 What to answer to one DHCP packet: a pure decision.
 
-`decide` takes a packet that came in on an interface (`Scope`) and gives a `Reply`, `Forget` or `Ignore` with a reason. In
-proxy mode and on port 4011 `planning.proxy` decides; here we are the server of RFC 2131: addresses out of the subnet that
-the client is on (`planning.subnets`), and the boot part for those who boot (`planning.bootfile`).
+`decide` takes a packet that came in on an interface (`Scope`) and gives a `Reply`, `Verify`, `Forget`, or `Ignore` with a
+reason. In proxy mode and on port 4011 `planning.proxy` decides; here we are the server of RFC 2131: addresses out of the
+subnet that the client is on (`planning.subnets`), and the boot part for those who boot (`planning.bootfile`).
 
 A DHCPREQUEST comes in four states (RFC 2131 section 4.3.2), told apart by three fields:
 
@@ -27,7 +27,7 @@ from provider.domain.lease import Claimant
 from provider.planning import bootfile, proxy, reply
 from provider.planning.bootfile import Boot
 from provider.planning.leases import DECLINES, QUARANTINE
-from provider.planning.reply import EVERYBODY, SERVER_PORT, Asked, Decision, Forget, Ignore, Reply, Scope, To
+from provider.planning.reply import EVERYBODY, SERVER_PORT, Asked, Decision, Forget, Ignore, Reply, Scope, To, Verify
 from provider.planning.subnets import Subnet, Subnets
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet, RelayOption
@@ -115,7 +115,19 @@ class _Conversation:
         if address is None:
             lament = self._table.exhaustion(self._now)
             return Ignore(lament or "the pool is exhausted", warn=lament is not None, again=True)
+        if self._must_verify(address):
+            return Verify(address)
         return self._leased(MessageType.OFFER, address, boot)
+
+    def _must_verify(self, address: IPv4Address) -> bool:
+        """Whether somebody else may use the address. ARP does not cross routers: nobody is asked behind a relay."""
+        packet = self._packet
+        if packet.giaddr != dhcp.NOWHERE or self._subnet.network != self._scope.network:
+            return False
+        lease = self._table.lease_of(packet.chaddr)
+        if lease is not None and lease.address == address and lease.expires_at > self._now:
+            return False
+        return self._subnet.probes.needed(packet.chaddr, address, self._now)
 
     def _request(self) -> Decision:
         packet = self._packet

@@ -94,6 +94,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Verify:
+    """Send nothing yet: find out by ARP whether somebody uses `address`, and then decide again."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """A client gave an address back, or found it in use: save the lease as it is now, and send nothing."""
 
@@ -113,7 +120,7 @@ class Ignore:
     """The warning is worth repeating; else it is given once of each machine."""
 
 
-Decision = Reply | Forget | Ignore
+Decision = Reply | Verify | Forget | Ignore
 
 
 def attachment(packet: Packet, scope: Scope) -> Attachment | None:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain.lease import Lease, Reservation
+from provider.planning.conflicts import Probes
 from provider.planning.leases import LeaseTable, Pool
 from provider.wire import dhcp
 from provider.wire.dhcp import Option
@@ -35,6 +36,8 @@ class Leasing:
     lease_time: timedelta = timedelta(hours=1)
     boot_lease_time: timedelta = timedelta(minutes=2)
     """For firmware and iPXE."""
+    conflict_probe: timedelta = timedelta(0)
+    """How long an offer waits for somebody to say by ARP that the address is in use; 0: nobody is asked."""
     options: Mapping[int, bytes] = field(default_factory=dict)
     """For each client that asks for them (option 55), and for those that ask for nothing in particular."""
     device_options: Mapping[int, bytes] = field(default_factory=dict)
@@ -54,6 +57,7 @@ class Subnet:
         pool = Pool(leasing.ranges, (*leasing.excluded, *((address, address) for address in ours)))
         self.table = LeaseTable(pool, (lease for lease in known if lease.address in network))
         self.reserve(())
+        self.probes = Probes(leasing.conflict_probe)
         self._mask: dict[int, bytes] = {Option.SUBNET_MASK: network.netmask.packed}
         self._options = dict(leasing.options)
         if network.prefixlen < 31:  # A link between two has no broadcast address (RFC 3021), nor has a single host.

@@ -197,6 +197,8 @@ class InterfaceSettings(LeaseSettings):
     DHCP here."""
     address: IPv4Address | None = None
     """Our address on it. Default: the first IPv4 address that the interface has."""
+    conflict_probe: Duration = Field(default=timedelta(seconds=0.3), ge=timedelta(0), le=timedelta(seconds=2))
+    """How long an offer waits for somebody to say by ARP that the address is in use. 0s: nobody is asked."""
     hasten_ipxe: bool = True
     """Answer the router solicitations of machines that are booting with an empty, unicast router advertisement.
     Without one, iPXE builds with IPv6 wait 13 s for a router. It gives no prefix and no default route."""

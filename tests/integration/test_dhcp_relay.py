@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_dhcp_conflicts import listening, probes
 from tests.integration.test_serve import configuration, serving
 from tests.integration.wires import must, run
 
 PATIENCE = 30.0  # seconds
 UPLINK, DOWNLINK = "10.77.0.2", "10.88.0.254"
 MAC = "52:54:00:00:00:01"
+UDHCPC = ("busybox", "udhcpc", "-f", "-t", "8", "-T", "1", "-i")
 NEAR = {"name": "wire-ours", "dhcp": "server", "pool": {"first": "10.77.0.100", "last": "10.77.0.199"}}
 FAR = {
     "network": "10.88.0.0/24",
@@ -44,7 +46,7 @@ class Hall:
         return ["ip", "netns", "exec", f"client{number}", *command]
 
     def udhcpc(self, number: int, *more: str) -> list[str]:
-        return self.client(number, "busybox", "udhcpc", "-i", "eth0", "-f", "-t", "8", "-T", "1", *more)
+        return self.client(number, *UDHCPC, "eth0", *more)
 
     def lease(self, number: int) -> str:
         """The address that the client at this port gets."""
@@ -144,6 +146,15 @@ def test_link_selection(hall: Hall) -> None:
     """A relay whose own address is of another network than its clients' gets addresses of the wrong one (RFC 3527)."""
     with relaying(hall, *dhcrelay("-id", "down1", "-U", "uplink")):
         assert hall.lease(1) == "10.88.0.10"
+
+
+def test_nobody_is_probed_behind_a_relay(hall: Hall) -> None:
+    """ARP asks the wrong network, each client behind a relay waits for that, and an address is refused by its accident."""
+    with relaying(hall, *dhcrelay(*BOTH_PORTS)), listening("wire-ours") as ears:
+        assert hall.lease(1) == "10.88.0.10"
+        assert probes(ears) == []
+        must(*hall.router(*UDHCPC, "uplink", "-q", "-n", "-s", "/bin/true"))
+        assert probes(ears) == ["10.77.0.100"], "the router itself is on our network"
 
 
 def test_renewal_past_the_relay(hall: Hall) -> None:

@@ -93,12 +93,13 @@ async def serving(
     proxy: bool = False,
     leasing: Leasing = LEASING,
     address: str = "10.77.0.1",
+    network: IPv4Network = NETWORK,
     ports: tuple[int, ...] = (67, 4011),
     clock: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[DhcpServer]:
     """Run the server as the daemon does."""
-    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address), ports=ports)]
-    server = DhcpServer(scopes, {} if proxy else {NETWORK: leasing}, notebook, notebook, notebook, clock)
+    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address), network=network, ports=ports)]
+    server = DhcpServer(scopes, {} if proxy else {network: leasing}, notebook, notebook, notebook, clock)
     await server.start()
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())

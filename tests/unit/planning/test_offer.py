@@ -14,7 +14,7 @@ from provider.domain.mac import MacAddress
 from provider.planning import offer, proxy_style
 from provider.planning.leases import LeaseTable
 from provider.planning.proxy_style import Style
-from provider.planning.reply import EVERYBODY, Asked, Decision, Forget, Ignore, Reply, Scope, To
+from provider.planning.reply import EVERYBODY, Asked, Decision, Forget, Ignore, Reply, Scope, To, Verify
 from provider.planning.subnets import Leasing, Subnet, Subnets, site_options
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet
@@ -329,6 +329,45 @@ def test_inform_gets_no_lease() -> None:
     assert (informed.leases, informed.packet.yiaddr) == ((), dhcp.NOWHERE)
     assert Option.LEASE_TIME not in informed.packet.options
     assert Option.ROUTER in informed.packet.options
+
+
+# --- is the address in use? ------------------------------------------------------------------------------------------
+
+
+def probing() -> Subnets:
+    far = Leasing(((IPv4Address("10.88.0.10"), IPv4Address("10.88.0.11")),), conflict_probe=timedelta(seconds=1))
+    near = replace(LEASING, conflict_probe=timedelta(seconds=1))
+    return Subnets([Subnet(NETWORK, near, ours=[OURS]), Subnet(FAR, far)])
+
+
+@pytest.mark.parametrize("before", [None, NOW])
+def test_address_is_verified_before_it_is_offered(before: datetime | None) -> None:
+    """An address that somebody configured by hand is offered, or that of a lease which ended: its client may be dead."""
+    known = probing()
+    if before is not None:
+        lease(known, MAC, FIRST, before - HOUR)
+    for _ in range(2):
+        assert decide(asks(MessageType.DISCOVER, OS), known=known) == Verify(FIRST)
+    assert not table(known).may_have(Claimant(OTHER), FIRST, NOW), "it is held meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("packet", "held"),
+    [
+        (asks(MessageType.DISCOVER, OS), FIRST),
+        (asks(MessageType.DISCOVER, OS, giaddr=IPv4Address("10.88.0.254")), None),
+        (asks(MessageType.DISCOVER, OS, giaddr=IPv4Address("10.77.0.254")), None),
+        (asks(MessageType.DISCOVER, OS, ciaddr=IPv4Address("10.88.0.10")), None),
+        (selecting(FIRST), None),
+        (renewing(FIRST), FIRST),
+    ],
+)
+def test_what_needs_no_probe(packet: Packet, held: IPv4Address | None) -> None:
+    """A client that has its address waits for nothing; or ARP is asked about a network that it does not reach."""
+    known = probing()
+    if held is not None:
+        lease(known, MAC, held)
+    assert isinstance(decide(packet, known=known), Reply)
 
 
 # --- relays ----------------------------------------------------------------------------------------------------------

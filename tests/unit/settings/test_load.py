@@ -111,6 +111,10 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
             "bmcs[0].machine: give exactly one of",
         ),
         (SERVER + "      exclude: [10.0.0.x]\n", "provider.yaml:6: network.interfaces[0].exclude[0].first: "),
+        (
+            SERVER + "      conflict_probe: 1m\n",
+            "network.interfaces[0].conflict_probe: input should be less than or equal to 2 seconds",
+        ),
         (SERVER + "      reservations: [{address: 10.0.0.1}]\n", "give exactly one of mac, uuid, circuit_id"),
         (SERVER + "      reservations: [{address: a.example.com, mac: x}]\n", "reservations[0].address: "),
         (SERVER + "      reservations: [{address: 10.0.0.1, uuid: 0}]\n", "reservations[0].uuid: "),
