@@ -416,6 +416,7 @@ def _leasing(settings: LeaseSettings) -> Leasing:
         reservations=tuple(_reservation(each) for each in settings.reservations),
         lease_time=settings.lease_time,
         boot_lease_time=settings.boot_lease_time,
+        clients_per_port=settings.clients_per_port,
         options=site_options(
             router=settings.router,
             dns=settings.dns,

@@ -23,6 +23,11 @@ class Claimant:
     remote_id: str = ""
     """The relay's name for itself, likewise."""
 
+    @property
+    def port(self) -> tuple[str, str]:
+        """Where it is plugged in, as far as a relay told."""
+        return self.circuit_id, self.remote_id
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

@@ -33,6 +33,7 @@ from provider.netboot import sockets
 from provider.netboot.conflict_probe import Prober
 from provider.planning import offer, proxy_style, reply
 from provider.planning.conflicts import TRIES, Probe
+from provider.planning.floods import Floods
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Attempt, Style
 from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope, Verify
@@ -134,6 +135,7 @@ class DhcpServer:
         self._watch = watch
         self._clock = WatchedClock(clock)
         self._subnets = Subnets()
+        self._floods = Floods()
         self._ports: list[_Port] = []
         self._unsaved: list[tuple[Sequence[Lease], Callable[[], None]]] = []
         self._saving = 0
@@ -243,7 +245,11 @@ class DhcpServer:
         except MalformedPacketError as error:
             log.info("dhcp.malformed", interface=port.scope.interface, source=source[0], error=str(error))
             return
-        now, client = self._now(), pxe.client(packet)
+        now = self._now()
+        if (excess := self._floods.excess(packet, port.scope, now)) is not None:
+            self._ignored(packet, excess)
+            return
+        client = pxe.client(packet)
         may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
         style = self._style(packet, client, port, now)
         asked = Asked(packet, client, source, port.number, may_netboot, loader, style)

@@ -7,7 +7,8 @@ alone tells, its UUID, is kept with the lease, so that a reservation holds for t
 
 An address is chosen in this order: reserved for the client, its own from earlier, the one it asks for, one that was never
 used, the one whose lease expired first. An offered address is held for `HOLD`; when nothing else is left, an offer that
-nobody took up for `TAKE_UP` is given to the next, so that a flood of DHCPDISCOVERs does not lock the pool.
+nobody took up for `TAKE_UP` is given to the next, so that a flood of DHCPDISCOVERs does not lock the pool. And the last
+quarter of the pool is kept from a relay port at which very many clients ask (`crowded`).
 
 All steps cost the same however large the pool is, except `census`.
 """
@@ -15,14 +16,18 @@ All steps cost the same however large the pool is, except `census`.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
 from provider.domain import smbios
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
+from provider.planning import ports
+from provider.planning.ports import Port, Ports
+from provider.planning.seldom import Seldom
 
 HOLD = timedelta(seconds=30)
 """How long an offered address waits for its DHCPREQUEST."""
@@ -35,6 +40,14 @@ QUARANTINE = timedelta(minutes=10)
 
 DECLINES = 4
 """Addresses that one client keeps in quarantine: one that declines everything must not take the pool from the others."""
+
+
+_RECOUNT = timedelta(seconds=1)
+"""How long a count of the addresses in use serves, with those that were given out since on top."""
+
+
+_PORTS_TOLD = 3
+"""Most relay ports that one warning names."""
 
 
 class Pool:
@@ -94,6 +107,7 @@ class Census:
 class _Offer:
     mac: MacAddress
     at: datetime
+    port: Port
 
 
 class LeaseTable:
@@ -106,7 +120,9 @@ class LeaseTable:
         self._offers: dict[int, _Offer] = {}
         """The oldest first."""
         self._offer_of: dict[MacAddress, int] = {}
-        self._lamented_at: datetime | None = None
+        self._told = Seldom()
+        self._ports = Ports()
+        self._used, self._counted_at = 0, datetime.min.replace(tzinfo=UTC)
         self._expiring: list[tuple[datetime, int]] = []
         self._returned: dict[int, None] = {}
         """A set in order: addresses that were used and are nobody's again."""
@@ -165,7 +181,7 @@ class LeaseTable:
             number = self._free(now)
         if number is None:
             return None
-        self._hold(claimant.mac, number, now)
+        self._hold(claimant, number, now)
         return IPv4Address(number)
 
     def withdraw(self, mac: MacAddress) -> None:
@@ -178,6 +194,7 @@ class LeaseTable:
 
         Save all that this gives before the DHCPACK leaves: the first is the new lease.
         """
+        self._take(int(address), now)
         self._withdraw(claimant.mac)
         lease = Lease(address, self._recognised(claimant), now + duration)
         left = self.lease_of(claimant.mac)
@@ -255,14 +272,32 @@ class LeaseTable:
 
     def exhaustion(self, now: datetime) -> str | None:
         """
-        How the pool is used, for a warning; None if that was said within the last minute.
+        How the pool is used, and where, for a warning; None if that was said within the last minute.
 
         Counting looks at every lease, and floods come just when the pool is exhausted.
         """
-        if self._lamented_at is not None and now < self._lamented_at + timedelta(minutes=1):
+        if not self._told.may("exhausted", now):
             return None
-        self._lamented_at = now
-        return f"the pool is exhausted: {self.census(now)}"
+        return f"the pool is exhausted: {self.census(now)}; clients are {self._where(now)}"
+
+    def crowded(self, claimant: Claimant, limit: int, now: datetime) -> bool:
+        """
+        Whether the client can have no new address, because `limit` clients at its relay port have some already, and less than a
+        quarter of the pool is left for all others. With a limit of 0 there is none.
+
+        Only then, because at many sites the circuit-id names no port but a whole network. Those with a lease, an offer or a
+        reservation go on.
+        """
+        if not limit or not claimant.circuit_id or not self._runs_short(now) or self._has_title(claimant, now):
+            return False
+        return self._count(claimant.port, now, limit) >= limit
+
+    def crowd(self, claimant: Claimant, now: datetime) -> str | None:
+        """How many there are at its port, for a warning; None if that was said of this port within the last minute."""
+        if not self._told.may(claimant.port, now):
+            return None
+        count = self._count(claimant.port, now, len(self._leases) + len(self._offers))
+        return f"{count} clients {ports.spell(claimant.port)} have addresses, and {self.census(now)}"
 
     # --- inside ---
 
@@ -286,6 +321,62 @@ class LeaseTable:
                 return number
         return None
 
+    def _has_title(self, claimant: Claimant, now: datetime) -> bool:
+        """Whether some address is the client's already."""
+        lease = self.lease_of(claimant.mac)
+        number = self._offer_of.get(claimant.mac)
+        return (
+            (lease is not None and lease.expires_at > now)
+            or (number is not None and self._offers[number].at + HOLD > now)
+            or bool(self._reserved_for(claimant))
+        )
+
+    def _runs_short(self, now: datetime) -> bool:
+        """Whether less than a quarter of the pool is left, counted anew once a second."""
+        most = len(self._pool) - len(self._pool) // 4
+        if len(self._leases) + len(self._offers) < most:
+            return False
+        if not self._counted_at <= now < self._counted_at + _RECOUNT:
+            census = self.census(now)
+            self._used, self._counted_at = census.leased + census.offered + census.quarantined, now
+        return self._used >= most
+
+    def _take(self, number: int, now: datetime) -> None:
+        """Count an address that is about to be given out."""
+        lease, offer = self._leases.get(number), self._offers.get(number)
+        if (lease is None or lease.expires_at <= now) and (offer is None or offer.at + HOLD <= now):
+            self._used += 1
+
+    def _count(self, port: Port, now: datetime, most: int) -> int:
+        """How many addresses clients at the port have, counted up to `most`."""
+        count, gone = 0, []
+        for number in self._ports.at(port):
+            if count == most:
+                break
+            if self._is_used_at(number, port, now):
+                count += 1
+            else:
+                gone.append(number)
+        for number in gone:
+            self._ports.drop(number)
+        return count
+
+    def _is_used_at(self, number: int, port: Port, now: datetime) -> bool:
+        offer, lease = self._offers.get(number), self._leases.get(number)
+        if offer is not None and offer.at + HOLD > now and offer.port == port:
+            return True
+        return lease is not None and lease.expires_at > now and not lease.declined and lease.claimant.port == port
+
+    def _where(self, now: datetime) -> str:
+        """The ports at which most addresses are used."""
+        used = Counter(
+            lease.claimant.port for lease in self._leases.values() if lease.expires_at > now and not lease.declined
+        )
+        used.update(offer.port for offer in self._offers.values() if offer.at + HOLD > now)
+        most = [f"{ports.spell(port)} ({count})" for port, count in used.most_common(_PORTS_TOLD)]
+        others = used.total() - sum(count for _port, count in used.most_common(_PORTS_TOLD))
+        return ", ".join((*most, f"elsewhere ({others})") if others else most) or "nowhere"
+
     def _reserved_for(self, claimant: Claimant) -> list[int]:
         if not self._reserved:
             return []
@@ -297,16 +388,19 @@ class LeaseTable:
         )
         return [number for name in names for number in self._named.get(name, ())]
 
-    def _hold(self, mac: MacAddress, number: int, now: datetime) -> None:
+    def _hold(self, claimant: Claimant, number: int, now: datetime) -> None:
+        mac = claimant.mac
         self._withdraw(mac)
         lease = self._leases.get(number)
         if lease is not None and lease.claimant.mac == mac and lease.expires_at > now + HOLD:
             return  # Its lease holds it longer than the offer would.
+        self._take(number, now)
         outdated = self._offers.get(number)
         if outdated is not None:
             self._withdraw(outdated.mac)
-        self._offers[number] = _Offer(mac, now)
+        self._offers[number] = _Offer(mac, now, claimant.port)
         self._offer_of[mac] = number
+        self._ports.put(number, claimant.port)
 
     def _recognised(self, claimant: Claimant) -> Claimant:
         """The claimant with what it told when it got its lease: systems do not tell the UUID that their firmware told."""
@@ -347,6 +441,7 @@ class LeaseTable:
         self._leases[number] = lease
         if not lease.declined:
             self._by_mac[mac] = number
+            self._ports.put(number, lease.claimant.port)
         else:
             self._declined.setdefault(mac, {})[number] = None
             if self._by_mac.get(mac) == number:

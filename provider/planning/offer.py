@@ -108,16 +108,29 @@ class _Conversation:
         boot = self._boot()
         if isinstance(boot, Ignore):
             return boot
+        if (crowded := self._crowded()) is not None:
+            return crowded
         requested = self._packet.address(Option.REQUESTED_ADDRESS)
         address = self._table.offer(self._claimant, requested, self._now)
         if address is None and self._table.is_empty():
             return Ignore("no addresses are leased in its network")
         if address is None:
-            lament = self._table.exhaustion(self._now)
-            return Ignore(lament or "the pool is exhausted", warn=lament is not None, again=True)
+            return self._lament(self._table.exhaustion(self._now), "the pool is exhausted")
         if self._must_verify(address):
             return Verify(address)
         return self._leased(MessageType.OFFER, address, boot)
+
+    def _crowded(self) -> Ignore | None:
+        """Why the client gets no new address at its relay port, if it wants one."""
+        if not self._table.crowded(self._claimant, self._subnet.leasing.clients_per_port, self._now):
+            return None
+        return self._lament(self._table.crowd(self._claimant, self._now), "too many clients at its relay port")
+
+    def _lament(self, why: str | None, why_again: str) -> Ignore:
+        """No address; with a warning if there is more to say of it than the last time."""
+        if why is None:
+            return Ignore(why_again)
+        return Ignore(f"{why}; it is {reply.whence(self._packet, self._scope)}", warn=True, again=True)
 
     def _must_verify(self, address: IPv4Address) -> bool:
         """Whether somebody else may use the address. ARP does not cross routers: nobody is asked behind a relay."""
@@ -169,6 +182,8 @@ class _Conversation:
             return Ignore("names no address")
         if not self._table.may_have(self._claimant, wanted, self._now):
             return self._refuse(f"{wanted} cannot be leased to it")
+        if (crowded := self._crowded()) is not None:
+            return crowded
         boot = self._boot()
         if isinstance(boot, Ignore):
             return boot

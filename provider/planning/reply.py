@@ -137,6 +137,19 @@ def attachment(packet: Packet, scope: Scope) -> Attachment | None:
     return Attachment(scope.interface, str(packet.giaddr), circuit_id, remote_id)
 
 
+def whence(packet: Packet, scope: Scope) -> str:
+    """The same for people, with everything that leads to the place."""
+    parts = [f"on {scope.interface}"]
+    if packet.giaddr != dhcp.NOWHERE:
+        parts.append(f"relay {packet.giaddr}")
+    if Option.RELAY_AGENT not in packet.options:
+        return ", ".join((*parts, "without option 82"))
+    names = ("circuit-id", "remote-id")
+    return ", ".join(
+        (*parts, *(f"{name} {value}" for name, value in zip(names, packet.relay_port, strict=True) if value))
+    )
+
+
 def answer(
     packet: Packet,
     scope: Scope,

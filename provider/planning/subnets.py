@@ -38,6 +38,8 @@ class Leasing:
     """For firmware and iPXE."""
     conflict_probe: timedelta = timedelta(0)
     """How long an offer waits for somebody to say by ARP that the address is in use; 0: nobody is asked."""
+    clients_per_port: int = 0
+    """Clients at one relay port that may have addresses when the pool runs short; 0: any number."""
     options: Mapping[int, bytes] = field(default_factory=dict)
     """For each client that asks for them (option 55), and for those that ask for nothing in particular."""
     device_options: Mapping[int, bytes] = field(default_factory=dict)

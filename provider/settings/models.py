@@ -156,6 +156,9 @@ class LeaseSettings(Model):
     """Lease of an operating system or agent. Firmware and iPXE get `boot_lease_time`."""
     boot_lease_time: Duration = timedelta(minutes=2)
     """Lease of firmware and iPXE, short so that a storm does not eat the pool."""
+    clients_per_port: int = Field(default=64, ge=0)
+    """Clients at one relay port (option 82) that may have addresses once less than a quarter of the pool is left, so that one
+    port cannot take the rest from all others. 0: any number."""
     router: IPv4Address | None = None
     """Default gateway handed out (option 3). Default: none."""
     dns: tuple[IPv4Address, ...] = ()

@@ -33,7 +33,7 @@ def test_solicitor(raw: bytes, source: str, expected: str | None) -> None:
 
 @given(
     st.binary(max_size=80) | st.binary(max_size=80).map(lambda options: RS + options),
-    st.text() | st.ip_addresses(v=6).map(str),
+    st.ip_addresses(v=6).flatmap(lambda address: st.sampled_from([str(address), f"{address}%eth1"])),
 )
 def test_any_bytes_are_a_solicitation_or_none(raw: bytes, source: str) -> None:
     """A packet that anybody can send is a traceback (invariant 7), or its sender has half a MAC address."""
