@@ -1,5 +1,5 @@
 """
-A boot file as an answer: aiohttp's `FileResponse` (ranges, ETag, HEAD, Content-Length), and what boot files need besides.
+A boot file as an answer: aiohttp's `FileResponse` (ETag, HEAD, Content-Length), and what boot files need besides.
 
 uvloop has no `sendfile`, and aiohttp's way round it copies each byte twice and holds a chunk in memory for each slow
 reader. So we call sendfile(2) ourselves, on a duplicate of the socket's descriptor, because the loop lets nobody wait for
@@ -13,6 +13,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +21,16 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from provider.http import ranges
+
 log = structlog.get_logger()
 
 SLOWEST_BYTES_PER_SECOND = 32 << 10
-"""Who reads more slowly than this is cut off, after a minute at the earliest."""
+"""Who reads more slowly than this is cut off, after `LEAST_SECONDS` at the earliest."""
+
+LEAST_SECONDS = 60.0
 
 _MOST_BYTES_AT_ONCE = 1 << 20
-_FLUSH_SECONDS = 0.001
 
 
 class BootFile(web.FileResponse):
@@ -35,6 +39,7 @@ class BootFile(web.FileResponse):
     def __init__(self, path: Path, sent: Callable[[int, float], None]) -> None:
         super().__init__(path)
         self.content_type = "application/octet-stream"
+        self.content_length = 0  # Of an error; without a length, aiohttp sends its answer in chunks.
         self._sent = sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -42,7 +47,7 @@ class BootFile(web.FileResponse):
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            async with asyncio.timeout(60 + _size(self._path) / SLOWEST_BYTES_PER_SECOND):
+            async with asyncio.timeout(LEAST_SECONDS + _size(self._path) / SLOWEST_BYTES_PER_SECOND):
                 writer = await super().prepare(request)
         except TimeoutError as error:
             log.info("boot.reader_cut_off", source=request.remote, file=self._path.name)
@@ -57,14 +62,38 @@ class BootFile(web.FileResponse):
         """Look for no `NAME.gz` beside the file for clients that would take it: nobody named that one."""
         return super()._get_file_path_stat_encoding("")
 
+    async def _prepare_open_file(
+        self, request: web.BaseRequest, fobj: BufferedReader, st: os.stat_result, file_encoding: str | None
+    ) -> AbstractStreamWriter | None:
+        """Send the part that is asked for. aiohttp's own reads no ETag in If-Range, and refuses ranges that it should ignore."""
+        del file_encoding
+        self.etag = f"{st.st_mtime_ns:x}-{st.st_size:x}"  # As aiohttp compares it with If-None-Match.
+        self.last_modified = st.st_mtime
+        self.headers["Accept-Ranges"] = "bytes"
+        asked = {} if request.method == "HEAD" else request.headers
+        try:
+            part = ranges.part(asked, self.headers["ETag"], self.headers["Last-Modified"], st.st_size)
+        except ValueError:
+            self.set_status(416)
+            self.headers["Content-Range"] = f"bytes */{st.st_size}"
+            return await web.StreamResponse.prepare(self, request)
+        if part is not None:
+            self.set_status(206)
+            self.headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{st.st_size}"
+        wanted = range(st.st_size) if part is None else part
+        self.content_length = len(wanted)
+        if not wanted or request.method == "HEAD":
+            return await web.StreamResponse.prepare(self, request)
+        return await self._sendfile(request, fobj, wanted.start, len(wanted))
+
     async def _sendfile(self, request: web.BaseRequest, fobj: IO[Any], offset: int, count: int) -> AbstractStreamWriter:
         writer = await web.StreamResponse.prepare(self, request)
         transport = request.transport
         if writer is None or transport is None:
             raise ConnectionResetError("the client is gone")
-        while transport.get_write_buffer_size():  # noqa: ASYNC110 - the head of the answer; nothing tells when it is out
-            await asyncio.sleep(_FLUSH_SECONDS)
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as peer:
+            while transport.get_write_buffer_size():  # The head of the answer. A socket that takes more, takes that first.
+                await _writable(peer)
             await _send(peer, fobj.fileno(), offset, count)
         await writer.write_eof()
         return writer

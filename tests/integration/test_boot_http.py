@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import time
@@ -33,6 +34,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess
     (folder / "more/debian").mkdir(parents=True)
     (folder / "more/debian/preseed.cfg").write_bytes(b"preseed")
     (folder / "more/leak").symlink_to("../profile/secret")
+    (folder / "more/empty").touch()
+    os.mkfifo(folder / "more/fifo")
     profile = {"kernel": "profile/kernel", "initrds": ["profile/initrd"], "command_line": "quiet"}
     with provider_process(folder, profiles={"linux": profile}, profiles_dir="more") as process:
         yield process
@@ -83,13 +86,36 @@ def test_ranges(served: ProviderProcess, kernel: bytes, asked: str, begin: int, 
     assert answer.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{len(kernel)}"
 
 
-@pytest.mark.parametrize("asked", ["bytes=99999999999-", "bytes=5-2", "bytes=x-y", "lines=1-2", "bytes=0-1,5-6"])
+@pytest.mark.parametrize("asked", ["bytes=99999999999-", "bytes=-0"])
 def test_ranges_that_cannot_be(served: ProviderProcess, kernel: bytes, asked: str) -> None:
-    """A range that we do not serve hangs, crashes, or looks like one that we do."""
+    """A range behind the end hangs, crashes, or is answered with something."""
     answer = served.boot("GET", KERNEL, {"Range": asked})
-    assert answer.status in (200, 416)
-    if answer.status == 200:
-        assert answer.body == kernel
+    assert (answer.status, answer.body) == (416, b"")
+    assert answer.headers["content-range"] == f"bytes */{len(kernel)}"
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=x-y", "lines=1-2", "bytes=0-1,5-6"])
+def test_ranges_that_are_ignored(served: ProviderProcess, kernel: bytes, asked: str) -> None:
+    """A range that we do not serve is refused, or looks like one that we do (RFC 9110 section 14.2)."""
+    answer = served.boot("GET", KERNEL, {"Range": asked})
+    assert answer.status == 200
+    assert answer.body == kernel
+
+
+def test_download_of_a_file_that_was_replaced(served: ProviderProcess) -> None:
+    """The end of a new kernel is put behind the beginning of the old one."""
+    kernel = served.folder / "profile/kernel"
+    kept = kernel.read_bytes()
+    tag = served.boot("HEAD", "/profiles/linux/kernel").headers["etag"]
+    going_on = {"Range": "bytes=3-", "If-Range": tag}
+    same = served.boot("GET", "/profiles/linux/kernel", going_on)
+    assert (same.status, same.body) == (206, kept[3:])
+    try:
+        kernel.write_bytes(b"KERNEL OF TODAY")
+        other = served.boot("GET", "/profiles/linux/kernel", going_on)
+        assert (other.status, other.body) == (200, b"KERNEL OF TODAY")
+    finally:
+        kernel.write_bytes(kept)
 
 
 def test_what_did_not_change_is_not_sent_again(served: ProviderProcess) -> None:
@@ -98,6 +124,35 @@ def test_what_did_not_change_is_not_sent_again(served: ProviderProcess) -> None:
     same = served.boot("GET", KERNEL, {"If-None-Match": tag})
     assert (same.status, same.body) == (304, b"")
     assert served.boot("GET", KERNEL, {"If-None-Match": '"other"'}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        ("GET", KERNEL, {"Range": "bytes=99999999999-"}, 416),
+        ("GET", KERNEL, {"If-Match": '"other"'}, 412),
+        ("GET", KERNEL, {"Accept-Encoding": "gzip, br, zstd"}, 200),
+        ("GET", KERNEL, {"TE": "trailers, chunked", "Connection": "TE"}, 200),
+        ("GET", KERNEL, {"Expect": "miracles"}, 417),
+        ("GET", "/profiles/empty", {}, 200),
+        ("GET", "/profiles/empty", {"Range": "bytes=0-"}, 416),
+        ("GET", "/profiles/linux/nothing", {}, 404),
+        ("POST", KERNEL, {}, 405),
+        ("HEAD", "/machine.ipxe?mac=52:54:00:00:00:01", {}, 405),
+        ("GET", "/machine.ipxe", {}, 400),
+        ("GET", "/machine.ipxe?mac=52:54:00:00:00:01", {}, 200),
+        ("GET", "/machine.ipxe?mac=" + "a" * 3000, {}, 414),
+        ("GET", "/failed?mac=52:54:00:00:00:99", {}, 200),
+        ("GET", "/" + "a" * 20_000, {}, 400),
+    ],
+)
+def test_always_a_length(served: ProviderProcess, method: str, target: str, headers: dict[str, str], status: int) -> None:
+    """Firmware that knows no chunks takes an answer for garbage, or waits for its end (edge case 43)."""
+    answer = served.boot(method, target, headers)
+    assert answer.status == status
+    assert "transfer-encoding" not in answer.headers
+    assert "content-encoding" not in answer.headers
+    assert method == "HEAD" or answer.headers["content-length"] == str(len(answer.body))
 
 
 def test_script_is_text_and_never_kept(served: ProviderProcess) -> None:
@@ -147,7 +202,7 @@ def test_files_of_the_operator(served: ProviderProcess) -> None:
     """An installer does not get its answers, or somebody gets what lies beside them."""
     answer = served.boot("GET", "/profiles/debian/preseed.cfg", {"Range": "bytes=0-2"})
     assert (answer.status, answer.body) == (206, b"pre")
-    for path in ("leak", "../secret", "%2e%2e/secret", "debian/", "debian//preseed.cfg", "debian", "x" * 6000):
+    for path in ("leak", "fifo", "../secret", "%2e%2e/secret", "debian/", "debian//preseed.cfg", "debian", "x" * 6000):
         assert served.boot("GET", f"/profiles/{path}").status in (400, 404), path
 
 
@@ -284,6 +339,41 @@ def test_one_address_cannot_have_all_connections(served: ProviderProcess) -> Non
         assert turned_away(served)
         # Another address is served all the while.
         must(*served.cable.inside("curl", "-sf", "--max-time", "20", f"http://{ADDRESS}:8080/boot.ipxe"))
+
+
+def test_answers_that_nobody_reads(served: ProviderProcess) -> None:
+    """Somebody sends requests for ever and reads no answer, and they are kept in memory (invariant 7)."""
+    requests = f"GET /ca.pem HTTP/1.1\r\nHost: {ADDRESS}\r\n\r\n".encode() * 1000
+    upgraded = b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + bytes(60_000)
+    for flood in (requests, upgraded):
+        with connected() as sock:
+            sock.settimeout(3)
+            sent = 0
+            with pytest.raises(OSError, match="timed out|reset|Broken pipe"):
+                while sent < 100_000_000:
+                    sent += sock.send(flood)
+            assert sent < 50_000_000
+    assert served.boot("GET", "/boot.ipxe").status == 200
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\nContent-Length: 0\r\n\r\n",
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nContent-Length: +30\r\n\r\n",
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"GET /ca.pem HTTP/1.1\r\nHost: x\r\nX: a\n\nGET /boot.ipxe HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_two_requests_in_one(served: ProviderProcess, smuggled: bytes) -> None:
+    """A proxy in between and we disagree on where a request ends, and somebody gets another's script."""
+    with connected() as sock:
+        sock.sendall(smuggled + b"GET /boot.ipxe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.0 400 "), answer
+    assert b"#!ipxe" not in answer
 
 
 def turned_away(served: ProviderProcess) -> bool:

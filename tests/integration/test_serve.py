@@ -54,19 +54,21 @@ def refused(config: Path, *wrapper: str) -> str:
 
 @contextlib.contextmanager
 def serving(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it until systemd would hear that it is ready; stop it in order."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+    """Run it until systemd would hear that it is ready; stop it in order. Whatever was done to it, it left no traceback."""
+    said = config.parent / "provider.log"
+    with said.open("ab") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         (config.parent / "notify").unlink(missing_ok=True)
         systemd.bind(str(config.parent / "notify"))
         systemd.settimeout(PATIENCE)
         environment = {**os.environ, "NOTIFY_SOCKET": str(config.parent / "notify")}
-        with subprocess.Popen(serve(config), env=environment, stderr=subprocess.DEVNULL) as daemon:
+        with subprocess.Popen(serve(config), env=environment, stderr=log) as daemon:
             try:
                 assert systemd.recv(100) == b"READY=1"
                 yield daemon
             finally:
                 daemon.terminate()
                 assert daemon.wait(PATIENCE) == 0
+    assert "Traceback" not in said.read_text()
 
 
 def test_wrong_configuration_comes_before_everything(tmp_path: Path, assets: Path) -> None:
