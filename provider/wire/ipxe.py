@@ -3,7 +3,7 @@ iPXE scripts, made from plain values.
 
 They must run in old builds: Debian's is of 2019, and ROMs are older. So they use what iPXE has had for many years
 (`chain`, `kernel`, `initrd`, `boot`, `imgfree`, `set`, `sleep`, `goto`, `exit`, `sanboot`), and not `inc`, which is
-missing in some ROMs.
+missing in some ROMs (edge case 45).
 
 A download that fails is tried again after a growing pause, each time from a clean start; if nobody answers, the other
 interfaces have their turn (edge case 44). A machine that cannot be served says so, if it can, and goes on to its next boot
@@ -80,7 +80,6 @@ def bootstrap_script(base_url: str, *, is_autoexec: bool = False) -> str:
         *(line for number in range(INTERFACES) for line in _asked_from(base_url, number)),
         f":net{INTERFACES}",
         "echo Bootwright: no answer, going on to the next boot device",
-        _report(base_url, "${netX/mac:hexhyp}", "script"),
         _NEXT_DEVICE,
     )
 
@@ -91,15 +90,23 @@ def _ask(base_url: str, interface: str) -> str:
 
 
 def _asked_from(base_url: str, number: int) -> list[str]:
-    """Wait for the link, get an address, and ask; a ROM without `iflinkwait` does without."""
+    """
+    Wait for the link, get an address, and ask; a ROM without `iflinkwait` does without. Who reaches us, and gets no script,
+    says so.
+
+    All interfaces are closed first: what goes to us goes by the first open one with a route there, whichever was asked for.
+    """
     name, following = f"net{number}", f"goto net{number + 1}"
     return [
         f":{name}",
         f"isset ${{{name}/mac}} || goto net{INTERFACES}",
+        "ifclose ||",
         f"ifopen {name} || {following}",
         f"iflinkwait --timeout {_LINK_MILLISECONDS} {name} ||",
         f"dhcp {name} || {following}",
-        f"{_ask(base_url, name)} || {following}",
+        f"{_ask(base_url, name)} ||",
+        "set error ${errno}",
+        _report(base_url, f"${{{name}/mac:hexhyp}}", "script"),
     ]
 
 

@@ -51,16 +51,43 @@ def test_bootstrap_tries_each_interface() -> None:
     script = lines(ipxe.bootstrap_script(BASE))
     assert "iflinkwait --timeout 5000 net1 ||" in script
     assert script.index("ifopen net1 || goto net2") < script.index("dhcp net1 || goto net2")
-    (chain,) = (line for line in script if "mac=${net1/mac:hexhyp}" in line)
-    assert chain.endswith(" || goto net2")
+    chain, report = (line for line in script if "mac=${net1/mac:hexhyp}" in line)
+    assert chain.endswith(" ||"), "the next one has its turn"
+    assert report.startswith(f"imgfetch {BASE}/failed?")
+
+
+def test_only_one_interface_is_open() -> None:
+    """The routes of the interface that cannot reach us win, and every other one is tried in vain (edge case 44)."""
+    script = lines(ipxe.bootstrap_script(BASE))
+    for number in range(ipxe.INTERFACES):
+        assert script[script.index(f"ifopen net{number} || goto net{number + 1}") - 1] == "ifclose ||"
 
 
 @pytest.mark.parametrize("script", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [], [])])
 def test_failure_is_reported(script: str) -> None:
     """A machine gives up, and only its screen says so."""
-    *_, report, _ = (line for line in lines(script) if not line.startswith("imgfree"))
+    *_, report = (line for line in lines(script) if line.startswith("imgfetch"))
     assert report.startswith(f"imgfetch {BASE}/failed?mac=")
     assert report.endswith("error=${error} ||"), "what fails there must not keep it from its disk"
+
+
+OLD_COMMANDS = set(
+    "boot chain dhcp echo exit goto ifclose iflinkwait ifopen imgfetch imgfree initrd isset kernel sanboot set sleep".split()
+)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ipxe.bootstrap_script(BASE, is_autoexec=True),
+        kernel_script(KERNEL, [INITRAMFS], ["a=b"]),
+        ipxe.nothing_script("x"),
+        *(ipxe.disk_script("x", hand_off) for hand_off in HandOff),
+    ],
+)
+def test_only_commands_that_old_roms_have(script: str) -> None:
+    """An old ROM stops at a command that it does not know, such as `inc` (edge case 45)."""
+    assert {line.split()[0] for line in lines(script) if not line.startswith(":")} <= OLD_COMMANDS
 
 
 @pytest.mark.parametrize("script_text", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [INITRAMFS], [])])
