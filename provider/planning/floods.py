@@ -12,6 +12,7 @@ that nobody took up. This memory forgets its oldest entries under them, and that
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from datetime import datetime
 
@@ -43,8 +44,8 @@ class Floods:
     """
 
     def __init__(self) -> None:
-        self._due: dict[Hashable, float] = {}
-        """Seconds since the epoch; who was heard last is last."""
+        self._due: OrderedDict[Hashable, float] = OrderedDict()
+        """Seconds since the epoch; who was heard last is last. (A dict looks for its first entry past all that were deleted.)"""
         self._told = Seldom()
 
     def excess(self, packet: Packet, scope: Scope, now: datetime) -> Ignore | None:
@@ -56,7 +57,7 @@ class Floods:
         due = min(due + 1 / RATE, at + _WORST)
         self._due[source] = due
         if len(self._due) > _SOURCES:
-            del self._due[next(iter(self._due))]
+            self._due.popitem(last=False)
         if due <= at + _ROOM:
             return None
         where = whence(packet, scope)

@@ -16,7 +16,7 @@ All steps cost the same however large the pool is, except `census`.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -117,14 +117,14 @@ class LeaseTable:
         self._pool = pool
         self._leases: dict[int, Lease] = {}
         self._by_mac: dict[MacAddress, int] = {}
-        self._offers: dict[int, _Offer] = {}
-        """The oldest first."""
+        self._offers: OrderedDict[int, _Offer] = OrderedDict()
+        """The oldest first. (A dict looks for its first entry past all that were deleted.)"""
         self._offer_of: dict[MacAddress, int] = {}
         self._told = Seldom()
         self._ports = Ports()
         self._used, self._counted_at = 0, datetime.min.replace(tzinfo=UTC)
         self._expiring: list[tuple[datetime, int]] = []
-        self._returned: dict[int, None] = {}
+        self._returned: OrderedDict[int, None] = OrderedDict()
         """A set in order: addresses that were used and are nobody's again."""
         self._declined: dict[MacAddress, dict[int, None]] = {}
         """Whose DHCPDECLINE put what into quarantine, the oldest first."""
@@ -254,7 +254,8 @@ class LeaseTable:
                 changed.append(replace(lease, expires_at=expires_at))
         for lease in changed:
             self._leases[int(lease.address)] = lease
-        self._offers = {number: replace(each, at=each.at + step) for number, each in self._offers.items()}
+        for number, offer in self._offers.items():
+            self._offers[number] = replace(offer, at=offer.at + step)
         self._lamented_at = None
         self._rebuild_expiring()
         return changed
@@ -494,8 +495,7 @@ class LeaseTable:
             if self._is_unused(number):
                 return number
         while self._returned:
-            number = next(iter(self._returned))
-            del self._returned[number]
+            number, _ = self._returned.popitem(last=False)
             if self._is_unused(number) and number in self._pool:
                 return number
         return None
