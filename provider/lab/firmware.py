@@ -104,6 +104,10 @@ UEFI: Mapping[Firmware, Uefi] = {
 }
 
 
+SIGNED_CHAIN = frozenset({Firmware.SECURE_BOOT, Firmware.UEFI_ARM64})
+"""Those that boot by shim and GRUB with what Debian has: Secure Boot, and arm64, for which it has no iPXE."""
+
+
 def board(kind: Firmware) -> Board:
     """What the machine is built on."""
     return UEFI[kind].board if kind in UEFI else Q35

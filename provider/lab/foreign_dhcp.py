@@ -1,9 +1,11 @@
 """
 Somebody else's DHCP server on the boot network, for a lab whose provider is a ProxyDHCP server.
 
-It is dnsmasq, which knows nothing of network boot here: it leases addresses. As it wants the same UDP port as the
-provider, it lives in a network namespace of its own, behind a cable to the boot bridge. The namespace is the process's
-and ends with it, and the cable with the namespace.
+It is dnsmasq, which knows nothing of network boot here: it leases addresses. One thing it is told if machines boot by the
+signed chain: to name the provider as the server to boot from (siaddr), because GRUB believes the lease alone.
+
+As it wants the same UDP port as the provider, it lives in a network namespace of its own, behind a cable to the boot bridge.
+The namespace is the process's and ends with it, and the cable with the namespace.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import timedelta
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pyroute2
@@ -32,10 +34,11 @@ _LOOK_SECONDS = 0.02
 
 
 class ForeignDhcp:
-    """The server; `folder` gets its log and its leases."""
+    """The server; `folder` gets its log and its leases, `next_server` is whom it names in siaddr instead of itself."""
 
-    def __init__(self, folder: Path, patience: timedelta) -> None:
+    def __init__(self, folder: Path, patience: timedelta, next_server: IPv4Address | None) -> None:
         self._folder = folder
+        self._next_server = next_server
         self._patience = patience
         self._process: Process | None = None
 
@@ -52,6 +55,8 @@ class ForeignDhcp:
         command += ["--port=0", "--no-ping", "--log-dhcp", f"--interface={_INNER_END}"]
         command += [f"--dhcp-range={FIRST_LEASE},{LAST_LEASE},{ADDRESS.netmask},10m"]
         command += [f"--dhcp-leasefile={self._folder / 'dnsmasq.leases'}"]
+        if self._next_server is not None:
+            command += [f"--dhcp-boot=,,{self._next_server}"]
         self._process = await Process.start("dnsmasq", command, log_file)
         try:
             async with asyncio.timeout(self._patience.total_seconds()):

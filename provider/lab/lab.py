@@ -20,7 +20,7 @@ import structlog
 
 from provider.domain.errors import PermanentError
 from provider.kit.unixhttp import UnixHttp
-from provider.lab import daemons, disks, installer, network, qemu
+from provider.lab import daemons, disks, firmware, installer, network, qemu
 from provider.lab.bmc import Account, VirtualBmc
 from provider.lab.daemons import Daemon, Places
 from provider.lab.foreign_dhcp import ForeignDhcp
@@ -70,7 +70,7 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
         net = Network(len(machines))
         await net.open()
         stack.push_async_callback(net.close)
-        foreign_dhcp = ForeignDhcp(places.folder, settings.patience.start) if settings.dhcp == "proxy" else None
+        foreign_dhcp = _foreign_dhcp(places, settings, machines) if settings.dhcp == "proxy" else None
         if foreign_dhcp is not None:
             stack.push_async_callback(foreign_dhcp.close)
             await foreign_dhcp.open()
@@ -92,6 +92,11 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
             runs.append(foreign_dhcp.watch())
         async with _beside(witness.run(), provider.watch(), manager.watch(), *runs):
             yield Lab(settings, places, machines, provider, manager, uplink, client, operators, witness)
+
+
+def _foreign_dhcp(places: Places, settings: LabSettings, machines: Sequence[LabMachine]) -> ForeignDhcp:
+    is_signed = any(machine.hardware.firmware in firmware.SIGNED_CHAIN for machine in machines)
+    return ForeignDhcp(places.folder, settings.patience.start, network.PROVIDER_ADDRESS.ip if is_signed else None)
 
 
 def _prepare(folder: Path) -> Places:

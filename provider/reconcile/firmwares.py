@@ -113,7 +113,7 @@ class Firmwares:
         following = loader.asked_anew(known.loader)
         if following.loader is not known.loader.loader:
             refused = known.loader.loader
-            reason = f"it fetched {_NAMES[refused]} and did not run it: Secure Boot, or a power cut"
+            reason = f"it fetched {_REFUSED[refused]}, or a power cut"
             self.note(mac, "loader.refused", loader=refused.value, reason=reason, next=following.loader.value)
         self._remember(mac, replace(known, loader=following))
         return following.loader
@@ -166,7 +166,11 @@ class Firmwares:
             self._proved.ring()
 
 
-_NAMES = {Loader.IPXE: "iPXE, which is not signed,", Loader.SIGNED: "the signed boot loader"}
+_REFUSED = {
+    Loader.IPXE: "iPXE, which is not signed, and did not run it: Secure Boot",
+    # GRUB 2.06 believes the lease alone, whoever the firmware had it from (capture ovmf-secure-boot-unnamed).
+    Loader.SIGNED: "the signed boot loader, whose GRUB then did not ask us: a lease that names another server (siaddr)",
+}
 
 
 def _loader_heard(name: str, data: Mapping[str, Scalar]) -> Loader | None:

@@ -112,6 +112,20 @@ def test_what_ran_is_remembered(tmp_path: Path) -> None:
     on_a_bench(tmp_path, main)
 
 
+def test_grub_that_is_not_heard_is_explained(tmp_path: Path) -> None:
+    """Beside a server that names itself in siaddr GRUB asks that one, and nobody learns why the machine does not come."""
+
+    async def main(bench: Bench) -> None:
+        for file in ("snponly.efi", "shimx64.efi", "grubx64.efi"):
+            bench.boots()
+            bench.fetches(file)
+        bench.boots()
+        reasons = [str(data["reason"]) for _mac, name, data in bench.registry.noted if name == "loader.refused"]
+        assert ["Secure Boot" in reasons[0], "siaddr" in reasons[1]] == [True, True]
+
+    on_a_bench(tmp_path, main)
+
+
 def test_style_that_was_accepted_is_remembered(tmp_path: Path) -> None:
     """After a restart firmware is offered a style that it refuses; or an operator does not hear why it took so long."""
 
