@@ -61,22 +61,29 @@ class Hall:
         return json.loads(must(*command, "--socket", str(self.folder / "operator.sock")))
 
 
-@pytest.fixture
-def hall(tmp_path: Path, assets: Path) -> Iterator[Hall]:
+@contextlib.contextmanager
+def in_a_hall(folder: Path, assets: Path) -> Iterator[Hall]:
     """All of it, with the daemon running."""
-    made = Hall(tmp_path)
+    made = Hall(folder)
     names = ("router", "client1", "client2")
     for name in names:
         must("ip", "netns", "add", name)
     try:
         _lay_cables(made)
-        config = configuration(tmp_path, assets, network={"interfaces": [NEAR], "subnets": [FAR]})
+        config = configuration(folder, assets, network={"interfaces": [NEAR], "subnets": [FAR]})
         with serving(config):
             yield made
     finally:
         for name in names:
             run("ip", "netns", "del", name)
         run("ip", "link", "del", "wire-ours")
+
+
+@pytest.fixture
+def hall(tmp_path: Path, assets: Path) -> Iterator[Hall]:
+    """One for each test."""
+    with in_a_hall(tmp_path, assets) as made:
+        yield made
 
 
 def _lay_cables(hall: Hall) -> None:
