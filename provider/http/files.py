@@ -92,7 +92,8 @@ class BootFile(web.FileResponse):
         if writer is None or transport is None:
             raise ConnectionResetError("the client is gone")
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as peer:
-            while transport.get_write_buffer_size():  # The head of the answer. A socket that takes more, takes that first.
+            # The head of the answer is first: whenever the socket takes more, the loop sends of that.
+            while transport.get_write_buffer_size():
                 await _writable(peer)
             await _send(peer, fobj.fileno(), offset, count)
         await writer.write_eof()

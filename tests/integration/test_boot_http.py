@@ -78,7 +78,7 @@ def test_head_says_the_same_without_the_body(served: ProviderProcess, kernel: by
     ],
 )
 def test_ranges(served: ProviderProcess, kernel: bytes, asked: str, begin: int, end: int | None) -> None:
-    """A client that goes on after a cut gets other bytes than it misses."""
+    """A client that goes on after a cut, or a BMC that reads in parts, gets other bytes than it wants (edge case 61)."""
     answer = served.boot("GET", KERNEL, {"Range": asked})
     part = kernel[begin:end]
     assert (answer.status, answer.body) == (206, part)
@@ -146,7 +146,9 @@ def test_what_did_not_change_is_not_sent_again(served: ProviderProcess) -> None:
         ("GET", "/" + "a" * 20_000, {}, 400),
     ],
 )
-def test_always_a_length(served: ProviderProcess, method: str, target: str, headers: dict[str, str], status: int) -> None:
+def test_always_a_length(
+    served: ProviderProcess, method: str, target: str, headers: dict[str, str], status: int
+) -> None:
     """Firmware that knows no chunks takes an answer for garbage, or waits for its end (edge case 43)."""
     answer = served.boot(method, target, headers)
     assert answer.status == status
@@ -349,7 +351,7 @@ def test_answers_that_nobody_reads(served: ProviderProcess) -> None:
         with connected() as sock:
             sock.settimeout(3)
             sent = 0
-            with pytest.raises(OSError, match="timed out|reset|Broken pipe"):
+            with contextlib.suppress(OSError):  # It takes no more, or hangs up.
                 while sent < 100_000_000:
                     sent += sock.send(flood)
             assert sent < 50_000_000

@@ -34,14 +34,17 @@ def test_one_range(asked: str, expected: range) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["", "lines=1-2", "bytes=0-1,5-6", "bytes=5-2", "bytes=x-y", "bytes=-", "bytes=٣-", "bytes=" + "9" * 5000 + "-"]
+    "asked",
+    ["", "lines=1-2", "bytes=0-1,5-6", "bytes=5-2", "bytes=x-y", "bytes=-", "bytes=٣-", "bytes=" + "9" * 5000 + "-"],
 )
 def test_what_is_ignored(asked: str) -> None:
     """A unit of tomorrow, or several parts at once, get an error in place of the file (RFC 9110 section 14.2)."""
     assert part(asked) is None
 
 
-@pytest.mark.parametrize(("asked", "size"), [("bytes=1000-", 1000), ("bytes=-0", 1000), ("bytes=0-", 0), ("bytes=-5", 0)])
+@pytest.mark.parametrize(
+    ("asked", "size"), [("bytes=1000-", 1000), ("bytes=-0", 1000), ("bytes=0-", 0), ("bytes=-5", 0)]
+)
 def test_nothing_is_asked_for(asked: str, size: int) -> None:
     """A range behind the end of a file is answered with something."""
     with pytest.raises(ValueError, match=f"no byte of {size}"):
@@ -50,7 +53,13 @@ def test_nothing_is_asked_for(asked: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("condition", "is_met"),
-    [(ETAG, True), (MODIFIED, True), ('"other"', False), (f"W/{ETAG}", False), ("Fri, 27 Nov 2026 02:21:05 GMT", False)],
+    [
+        (ETAG, True),
+        (MODIFIED, True),
+        ('"other"', False),
+        (f"W/{ETAG}", False),
+        ("Fri, 27 Nov 2026 02:21:05 GMT", False),
+    ],
 )
 def test_only_of_the_file_that_was_begun(condition: str, is_met: bool) -> None:
     """The end of a new file is put behind the beginning of the old one (RFC 9110 section 13.1.5)."""
