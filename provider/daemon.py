@@ -294,7 +294,7 @@ class Daemon:
             [(each.settings.name, str(each.scope.address)) for each in self._interfaces],
             tftp.port,
             single_port=tftp.single_port,
-            files={**self._files(), **self._boot_files()}.get,
+            files={**self._files(), **_with_layer(self._boot_files())}.get,
             scripts=scripts.make,
             limits=Limits(
                 block_size=tftp.block_size,
@@ -348,6 +348,11 @@ class Daemon:
                 f"{each.settings.name} {each.scope.address} {each.settings.dhcp.value}" for each in self._interfaces
             ],
         }
+
+
+def _with_layer(files: dict[str, Path]) -> dict[str, Path]:
+    """Each file also as PXE firmware asks for it that got its name from a menu of dnsmasq's: with layer 0 (edge case 38)."""
+    return {**{f"{name}.0": path for name, path in files.items()}, **files}
 
 
 async def _named(run: Run) -> None:

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,8 @@ class TftpServer:
             await self._transfer(session, listening)
         except BootwrightError as error:
             log.warning("tftp.crashed", source=session.client[0], file=session.file, error=str(error), hint=error.hint)
+        except OSError as error:  # The address is one that nobody can be answered at: a broadcast, or without a route.
+            log.info("tftp.dropped", source=session.client[0], reason=f"it cannot be answered: {error.strerror}")
         except Exception:
             log.exception("tftp.crashed", source=session.client[0], file=session.file)
         finally:
@@ -402,7 +405,7 @@ class _Contents:
         Give the content of a file.
 
         Raises:
-            OSError: If it cannot be read, or is too large for TFTP.
+            OSError: If it cannot be read, is no file, or is too large for TFTP.
         """
         return await self._threads.run(self._read, path)
 
@@ -411,8 +414,10 @@ class _Contents:
         self._threads.close()
 
     def _read(self, path: Path) -> _Content:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is no file")
             if status.st_size > MOST_FILE_BYTES:
                 raise OSError(f"{status.st_size} bytes are too many for TFTP: serve it by HTTP")
             key = (path, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -420,3 +425,8 @@ class _Contents:
             if content is None:
                 content = self._held[key] = _Content(file.read(MOST_FILE_BYTES))
             return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO would hold whoever opens it, and with it all that wait for the thread."""
+    return os.open(path, flags | os.O_NONBLOCK)

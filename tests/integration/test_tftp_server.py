@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from tftpy.TftpPacketFactory import TftpPacketFactory
 from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketERR, TftpPacketWRQ
 
@@ -76,7 +78,7 @@ class Bench:
 
     def find(self, name: str) -> Path | None:
         path = self._files / name
-        return path if path.is_file() else None
+        return path if path.exists() and not path.is_dir() else None
 
     async def run(self, *command: str) -> tuple[int, str]:
         """Run as the client: status, and all that it said."""
@@ -306,6 +308,9 @@ def test_forty_clients_at_once(tmp_path: Path) -> None:
     [
         (["curl", "-sS", "-T", "/etc/hostname", f"tftp://{SERVER}/nbp"], "can only be read"),
         (["tftp", "-m", "netascii", SERVER, "-c", "get", "nbp", "/dev/null"], "use octet"),
+        (["tftp", "-m", "octet", SERVER, "-c", "get", "pxelinux.cfg/default", "/dev/null"], "no such boot file"),
+        (["tftp", "-m", "octet", SERVER, "-c", "get", "n" * 90, "/dev/null"], "no such boot file"),
+        (["tftp", "-m", "octet", SERVER, "-c", "get", "a\x1b[2J", "/dev/null"], "not a file name"),
         (["tftp", "-m", "octet", SERVER, "-c", "get", "nothing", "/dev/null"], "no such boot file"),
         (["tftp", "-m", "octet", SERVER, "-c", "get", "../secret", "/dev/null"], "no file outside"),
         (["tftp", "-m", "octet", SERVER, "-c", "get", "boot/../../secret", "/dev/null"], "no file outside"),
@@ -314,7 +319,10 @@ def test_forty_clients_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_refusals_say_why(tmp_path: Path, command: list[str], reason: str) -> None:
-    """Something is written, leaves the folder, or a client waits for an answer that never comes."""
+    """
+    Something is written, leaves the folder, or a client waits for an answer that never comes (edge case 33: PXELINUX tries one
+    configuration after the other as long as it hears that there is none).
+    """
 
     async def use(made: Bench) -> None:
         _, said = await made.run(*command)
@@ -367,7 +375,7 @@ for further in sys.argv[3:]:
 
 
 def test_firmware_that_only_asks_for_the_size(tmp_path: Path) -> None:
-    """OVMF asks for the size, says ERROR 8, and its probe stays for seven seconds or looks like a failure."""
+    """OVMF asks for the size (edge case 35), says ERROR 8, and its probe stays for seven seconds or looks like a failure."""
 
     async def use(made: Bench) -> None:
         error = b"\0\x05\0\x08User aborted the transfer\0".hex()
@@ -478,15 +486,78 @@ def test_a_full_house_keeps_its_manners(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def use(made: Bench) -> None:
         must(*made.cable.inside("ip", "addr", "add", "10.77.0.10/24", "dev", made.cable.theirs))
-        with contextlib.ExitStack() as stack:
-            await made.run("python3", "-c", HOLD, SERVER, "5")
-            fetching = ["curl", "-sSf", "--interface", "10.77.0.10", "-o", str(tmp_path / "got/one")]
-            status, said = await made.run(*fetching, f"tftp://{SERVER}/one")
-            assert status == 0, said
-            stack.close()
+        status, said = await made.run("python3", "-c", HOLD, SERVER, "5")
+        assert (status, said.split()) == (0, ["silence", "silence", "3"])
+        fetching = ["curl", "-sSf", "--interface", "10.77.0.10", "-o", str(tmp_path / "got/one")]
+        status, said = await made.run(*fetching, f"tftp://{SERVER}/one")
+        assert status == 0, said
         await made.fetches("one", curl())  # Once the held ones were given up.
 
-    with_bench(tmp_path, use, Limits(retry_after=0.2, retries=2))
+    with_bench(tmp_path, use, Limits(retry_after=1.0, retries=2))
+
+
+def test_no_more_transfers_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood from many addresses takes all memory and descriptors, or nobody is ever served again."""
+    monkeypatch.setattr("provider.netboot.tftp_server.TRANSFERS", 4)
+
+    async def use(made: Bench) -> None:
+        status, said = await made.run("python3", "-c", HOLD, SERVER, "6")
+        assert (status, said.split()) == (0, ["silence", "silence", "4"])
+        await made.fetches("one", curl())  # It asks again until there is room.
+
+    with_bench(tmp_path, use, Limits(retry_after=1.0, retries=2))
+
+
+@pytest.mark.parametrize("single_port", [False, True])
+def test_addresses_that_cannot_be_answered(tmp_path: Path, single_port: bool) -> None:
+    """A request from a broadcast address ends in a traceback (invariant 7)."""
+
+    async def use(made: Bench) -> None:
+        link = (await made.run("ip", "-o", "link", "show", made.cable.theirs))[1].split()
+        ours = must("ip", "-o", "link", "show", made.cable.ours).split()
+        hardware = [words[words.index("link/ether") + 1] for words in (ours, link)]
+        sources = ["10.77.0.255", "10.77.0.0", "0.0.0.0", "1.2.3.4", SERVER]
+        with structlog.testing.capture_logs() as logs:
+            status, said = await made.run("python3", "-c", FORGE, made.cable.theirs, *hardware, SERVER, *sources)
+            assert status == 0, said
+            await made.fetches("nbp", curl())
+        assert not [entry for entry in logs if entry["event"] == "tftp.crashed"], logs
+        dropped = [entry["source"] for entry in logs if entry["event"] == "tftp.dropped"]
+        assert dropped == ["10.77.0.255"]
+
+    with_bench(tmp_path, use, Limits(retry_after=0.1, retries=1), single_port=single_port)
+
+
+FORGE = """
+import socket, struct, sys
+interface, to, ours, server, *sources = sys.argv[1:]
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind((interface, 0))
+request = b"\\0\\1large\\0octet\\0"
+for source in sources:
+    udp = struct.pack("!HHHH", 2000, 69, 8 + len(request), 0) + request
+    head = [0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(server)]
+    words = struct.unpack("!10H", struct.pack("!BBHHHBBH4s4s", *head))
+    total = sum(words)
+    head[7] = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    ethernet = bytes.fromhex(to.replace(":", "")) + bytes.fromhex(ours.replace(":", "")) + b"\\x08\\0"
+    sock.send(ethernet + struct.pack("!BBHHHBBH4s4s", *head) + udp)
+"""
+"""Send requests from addresses that are not ours."""
+
+
+def test_no_file_but_a_pipe(tmp_path: Path) -> None:
+    """Somebody put a FIFO where a boot file was, and everybody waits for the first who asked for it."""
+
+    async def use(made: Bench) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "served/one").unlink()
+        (tmp_path / "served/one").symlink_to(tmp_path / "pipe")
+        _, said = await made.run(*hpa("one", "/dev/null"))
+        assert "cannot be read" in said
+        await made.fetches("nbp", curl())
+
+    with_bench(tmp_path, use)
 
 
 HOLD = """

@@ -64,6 +64,22 @@ def test_a_duplicate_ack_is_not_answered() -> None:
     assert ack(transfer, 3) == [], "nor an ACK of what was not sent yet"
 
 
+@pytest.mark.parametrize("window", ["1", "4"])
+def test_a_link_that_doubles_everything(window: str) -> None:
+    """Each datagram arrives twice, and twice as many go out, and so on (RFC 1123 section 4.2.3.1)."""
+    transfer = Transfer(bytes(512 * 40), tftp.ReadRequest("f", options={"blksize": "512", "windowsize": window}))
+    client, wire, sent = Client(int(window)), deque(transfer.start(0.0) * 2), []
+    while wire and transfer.outcome is None:
+        packet = tftp.decode(wire.popleft())
+        if (answer := client.take(packet)) is not None:
+            for _ in range(2):
+                data = transfer.on_packet(answer, 0.0)
+                sent += data
+                wire.extend(data * 2)
+    assert transfer.outcome is Outcome.DONE
+    assert len(sent) <= 41 * int(window), "at most once for each acknowledgement of something new"
+
+
 def test_block_numbers_roll_over() -> None:
     """A file of more than 65,535 blocks would end in the middle."""
     count = 65_540
