@@ -17,6 +17,9 @@ from provider.wire import pxe
 MOST_BYTES = 64 << 20
 """Of one boot file; firmware holds it in memory, beside what it loads next."""
 
+_BIOS_PROGRAMS = frozenset({".kpxe", ".kkpxe", ".kkkpxe", ".pxe", ".0"})
+"""What iPXE and others call theirs."""
+
 _MACHINES = {0x014C: "IA-32", 0x8664: "x86-64", 0xAA64: "arm64"}
 """Of a PE file (Microsoft PE format, COFF file header)."""
 
@@ -55,6 +58,8 @@ def _problems(path: Path) -> Iterator[str]:
         yield f"it has {size} bytes, and a boot file has at most {MOST_BYTES}"
     elif path.suffix == ".efi":
         yield from _wrong_machine(path)
+    elif _is_text(path) and path.suffix in _BIOS_PROGRAMS:
+        yield "it is text, and no boot program: perhaps somebody saved a web page under its name"
 
 
 def _wrong_machine(path: Path) -> Iterator[str]:
@@ -66,6 +71,11 @@ def _wrong_machine(path: Path) -> Iterator[str]:
     for firmware, expected in _MACHINE_OF.items():
         if path.name in pxe.bootstrap_programs(firmware, signed=False) and found != expected:
             yield f"it is for {_MACHINES[found]}, and {_MACHINES[expected]} machines would get it under this name"
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        return all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in file.read(512))
 
 
 def _machine(path: Path) -> int | None:

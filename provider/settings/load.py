@@ -54,7 +54,11 @@ def load(path: Path) -> Settings:
         problems += [_problem(path, lines, details) for details in error.errors(include_url=False)]
     if problems:
         raise SettingsError("\n".join(problems), hint="the settings are explained in config/provider.yaml")
-    return _resolved(settings, path.resolve().parent)
+    resolved = _resolved(settings, path.resolve().parent)
+    problems = [f"{path}:{_nearest(lines, (name,))}: {name}: {text}" for name, text in _exposed(resolved, path)]
+    if problems:
+        raise SettingsError("\n".join(problems), hint="put what is served into folders of its own")
+    return resolved
 
 
 def check(settings: Settings) -> list[str]:
@@ -62,7 +66,7 @@ def check(settings: Settings) -> list[str]:
     problems = []
     for name, profile in settings.profiles.items():
         for file in (profile.kernel, *profile.initrds):
-            problems += _unreadable(f"profiles.{name}", file)
+            problems += _unservable(f"profiles.{name}", file)
     if settings.profiles_dir is not None and not settings.profiles_dir.is_dir():
         problems.append(f"profiles_dir: {settings.profiles_dir} is no folder")
     for number, bmc in enumerate(settings.bmcs):
@@ -73,6 +77,20 @@ def check(settings: Settings) -> list[str]:
         if settings.manager.ca_file is not None:
             problems += _unreadable("manager.ca_file", settings.manager.ca_file)
     return problems
+
+
+def _exposed(settings: Settings, file: Path) -> Iterator[tuple[str, str]]:
+    """Settings that name a folder out of which everybody may fetch everything, though something in it is for nobody."""
+    private = {"this file": file, "provider.state_dir": settings.provider.state_dir}
+    for number, bmc in enumerate(settings.bmcs):
+        if bmc.password_file is not None:
+            private[f"bmcs[{number}].password_file"] = bmc.password_file
+    if settings.manager is not None:
+        private["manager.token_file"] = settings.manager.token_file
+    for name, folder in (("boot_files", settings.boot_files), ("profiles_dir", settings.profiles_dir)):
+        for what, path in private.items():
+            if folder is not None and path.resolve().is_relative_to(folder.resolve()):
+                yield name, f"everybody can fetch what is in {folder}, and {what} is there"
 
 
 def password_of(bmc: BmcSettings) -> str:
@@ -89,6 +107,12 @@ def _unreadable(where: str, file: Path) -> list[str]:
             return []
     except OSError as error:
         return [f"{where}: cannot read {file}: {error.strerror}"]
+
+
+def _unservable(where: str, file: Path) -> list[str]:
+    if file.exists() and not file.is_file():
+        return [f"{where}: {file} is no file"]  # A FIFO would hold whoever opens it.
+    return _unreadable(where, file)
 
 
 def _problem(path: Path, lines: dict[_Place, int], details: ErrorDetails) -> str:

@@ -130,13 +130,17 @@ def test_second_daemon_on_one_state_is_refused(tmp_path: Path, assets: Path) -> 
 
 
 def test_everything_that_is_advertised_is_served(tmp_path: Path, assets: Path) -> None:
-    """DHCP names a boot file that TFTP or HTTP does not have (invariant 10)."""
+    """DHCP names a boot file that TFTP or HTTP does not have (invariant 10); dnsmasq puts `.0` behind it (edge case 38)."""
     config = configuration(tmp_path, assets)
     with wire() as cable, serving(config):
         must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
         for name in sorted(pxe.BOOT_LOADERS & {path.name for path in (assets / "boot").iterdir()}):
-            for base in ("tftp://10.77.0.1", "http://10.77.0.1:8080/assets/boot"):
-                must(*cable.inside("curl", "-sf", "-o", str(tmp_path / "got"), f"{base}/{name}"))
+            for url in (
+                f"tftp://10.77.0.1/{name}",
+                f"http://10.77.0.1:8080/assets/boot/{name}",
+                f"tftp://10.77.0.1/{name}.0",
+            ):
+                must(*cable.inside("curl", "-sf", "-o", str(tmp_path / "got"), url))
                 assert (tmp_path / "got").read_bytes() == (assets / "boot" / name).read_bytes()
         script = must(*cable.inside("curl", "-sf", "http://10.77.0.1:8080/boot.ipxe"))
         assert script.startswith("#!ipxe")
@@ -149,13 +153,13 @@ def test_boot_files_of_the_operator(tmp_path: Path, assets: Path) -> None:
     """A newer iPXE that somebody dropped in is not what machines get, or one that none can run is taken."""
     folder = tmp_path / "boot-files"
     folder.mkdir()
-    (folder / "undionly.kpxe").write_bytes(b"a newer iPXE")
+    (folder / "undionly.kpxe").write_bytes(b"\0a newer iPXE")
     config = configuration(tmp_path, assets, boot_files="boot-files")
     with wire("10.77.0.1/24") as cable:
         must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
         with serving(config):
             for url in ("tftp://10.77.0.1/undionly.kpxe", "http://10.77.0.1:8080/assets/boot/undionly.kpxe"):
-                assert must(*cable.inside("curl", "-sSf", url)) == "a newer iPXE"
+                assert must(*cable.inside("curl", "-sSf", url)) == "\0a newer iPXE"
         (folder / "snponly.efi").touch()
         assert "snponly.efi: it is empty" in refused(config)
 

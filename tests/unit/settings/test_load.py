@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -170,3 +171,31 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     """A profile's kernel that is not there is found out by the first machine that boots it."""
     settings = loaded(tmp_path, LEAST + "profiles: {x: {kernel: gone}}\n")
     assert load.check(settings) == [f"profiles.x: cannot read {tmp_path}/gone: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("profiles_dir: .\n", "provider.yaml:4: profiles_dir: everybody can fetch what is in"),
+        ("profiles_dir: /\n", "and this file is there"),
+        ("profiles_dir: p\nprovider: {state_dir: p/state}\n", "and provider.state_dir is there"),
+        ("boot_files: link\nprovider: {state_dir: p}\n", "provider.yaml:4: boot_files: everybody can fetch"),
+        ("boot_files: p\nmanager: {url: 'wss://m/', token_file: p/t}\n", "and manager.token_file is there"),
+        (
+            "profiles_dir: p\nbmcs:\n  - {machine: {serial: S}, address: a, user: u, password_file: p/x/../secret}\n",
+            "and bmcs[0].password_file is there",
+        ),
+    ],
+)
+def test_what_is_for_nobody_is_not_served(tmp_path: Path, text: str, expected: str) -> None:
+    """Everybody on the network can fetch a key or a password (invariant 8)."""
+    (tmp_path / "p").mkdir()
+    (tmp_path / "link").symlink_to("p")
+    assert any(expected in problem for problem in problems(tmp_path, LEAST + text)), problems(tmp_path, LEAST + text)
+
+
+def test_pipe_is_no_kernel(tmp_path: Path) -> None:
+    """The daemon hangs when it starts, in a FIFO that a profile names."""
+    os.mkfifo(tmp_path / "kernel")
+    settings = loaded(tmp_path, LEAST + "profiles: {x: {kernel: kernel}}\n")
+    assert load.check(settings) == [f"profiles.x: {tmp_path / 'kernel'} is no file"]
