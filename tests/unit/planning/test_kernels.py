@@ -31,7 +31,7 @@ INSTALL = BootDecision(
 
 
 def test_agent() -> None:
-    """The agent starts and does not know whom to call."""
+    """The agent starts and does not know whom to call, or its kernel waits for DHCP on ports without a cable (edge case 58)."""
     chosen = kernels.choose(AGENT, CALLER, SITE)
     assert chosen.kernel == BootPath("vmlinuz", "assets/x86_64/vmlinuz")
     assert chosen.initrds == (BootPath("initramfs", "assets/x86_64/initramfs.zst"),)

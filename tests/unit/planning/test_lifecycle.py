@@ -339,7 +339,7 @@ ROWS = [
 def test_table(
     desired: Desired, known: Facts, phase: Phase, mode: BootMode, power: PowerState | None, step: object
 ) -> None:
-    """A row of design.md section 4 is decided differently."""
+    """A row of design.md section 4 is decided differently: a script that was served is no boot yet (edge case 60)."""
     plan = decide(desired, known)
     assert (plan.phase, plan.boot_mode, plan.power, plan.step) == (phase, mode, power, step)
     assert plan.because

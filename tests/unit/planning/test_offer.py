@@ -103,7 +103,7 @@ def reply(packet: Packet, scope: Scope = SERVER, known: Subnets | None = None, *
     ],
 )
 def test_boot_file(options: dict[Option, bytes], file: str, vendor_class: bytes | None) -> None:
-    """A client gets the wrong boot program, or none (edge case 2: a list of architectures; edge cases 14 and 20)."""
+    """A client gets the wrong boot program, or none (edge case 2: a list of architectures; edge cases 14, 20 and 42)."""
     packet = reply(asks(MessageType.DISCOVER, options)).packet
     assert packet.file.decode() == file
     assert packet.options.get(Option.BOOT_FILE_NAME, b"").decode() == file

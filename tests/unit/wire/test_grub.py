@@ -1,4 +1,4 @@
-"""GRUB scripts: what stands in them, and what can never get into them; checked by GRUB's own parser where it is installed."""
+"""GRUB scripts: what stands in them, and what can never get into them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ def test_kernel() -> None:
     )
     assert "if linux '(tftp,10.77.0.1)/assets/x/vmlinuz' 'a=b' 'console=ttyS0'; then" in script
     assert "if initrd '(tftp,10.77.0.1)/assets/x/initramfs'; then boot; fi" in script
+
+
+@pytest.mark.parametrize(
+    "argument", ["cc:{datasource_list:[MAAS]}end_cc", "a=$b", 'a="b"', "a;reboot", "a\\b", "<x>&|#"]
+)
+def test_braces_and_others_are_quoted(argument: str) -> None:
+    """GRUB takes a brace, a dollar or a semicolon of an argument for its own (edge case 55)."""
+    assert f" '{argument}'; then" in grub.kernel_script("x", "10.77.0.1", "k", [], [argument])
+
+
+def test_short_list_of_boot_loaders() -> None:
+    """Under Secure Boot a distribution's own loader starts, and fails to go on (edge case 56)."""
+    script = grub.disk_script("installed")
+    assert re.findall(r"chainloader \(\$disk\)(\S+)", script) == ["/EFI/BOOT/BOOTX64.EFI", "/EFI/BOOT/BOOTAA64.EFI"]
 
 
 def test_kernel_without_initrd_boots() -> None:
