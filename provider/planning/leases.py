@@ -132,15 +132,18 @@ class LeaseTable:
             self._put(lease)
         self.reserve(reservations)
 
+    def lease_out_of(self, pool: Pool) -> None:
+        """Replace the pool. Who has a lease of an address that is not in it must leave at its renewal."""
+        self._pool = pool
+        self._start_over()
+
     def reserve(self, reservations: Sequence[Reservation]) -> None:
         """Replace all reservations. Who has a lease of an address that is another's now must leave at its renewal."""
         self._reserved = {int(reservation.address): reservation for reservation in reservations}
         self._named: dict[tuple[ReservedBy, str], list[int]] = {}
         for number, reservation in self._reserved.items():
             self._named.setdefault((reservation.by, reservation.value), []).append(number)
-        self._fresh = iter(self._pool)
-        self._returned.clear()
-        self._rebuild_expiring()
+        self._start_over()
 
     def is_empty(self) -> bool:
         """Whether there is no address to lease at all."""
@@ -311,6 +314,12 @@ class LeaseTable:
             return min(lease.expires_at, now + QUARANTINE) if runs else min(lease.expires_at, now)
         is_last = self._by_mac.get(lease.claimant.mac) == int(lease.address)  # It may run on by the right clock.
         return min(lease.expires_at, now + longest) if runs or is_last else min(lease.expires_at, now)
+
+    def _start_over(self) -> None:
+        """Look for free addresses from the beginning: which are has changed."""
+        self._fresh = iter(self._pool)
+        self._returned.clear()
+        self._rebuild_expiring()
 
     def _wished(self, claimant: Claimant, requested: IPv4Address | None, now: datetime) -> int | None:
         """The best address that the client has a title or a wish to, if it may have one."""

@@ -45,6 +45,17 @@ class Leasing:
     device_options: Mapping[int, bytes] = field(default_factory=dict)
     """For those that ask for them and are no boot clients, such as phones and switches: where to load from."""
 
+    def outside(self, network: IPv4Network) -> list[IPv4Address]:
+        """Addresses to lease that are not in the network, or not for hosts."""
+        ends = [address for each in self.ranges for address in each]
+        return not_leasable((*ends, *(reservation.address for reservation in self.reservations)), network)
+
+
+def not_leasable(addresses: Iterable[IPv4Address], network: IPv4Network) -> list[IPv4Address]:
+    """Those that are not in the network, or not for hosts."""
+    special = (network.network_address, network.broadcast_address) if network.prefixlen < 31 else ()
+    return [address for address in addresses if address not in network or address in special]
+
 
 class Subnet:
     """One network and its leases. `ours` are addresses in it that are the provider's own."""
@@ -56,8 +67,8 @@ class Subnet:
         self.leasing = leasing
         self.ours = frozenset(ours)
         self._reserved = frozenset(each.address for each in leasing.reservations)
-        pool = Pool(leasing.ranges, (*leasing.excluded, *((address, address) for address in ours)))
-        self.table = LeaseTable(pool, (lease for lease in known if lease.address in network))
+        self._more: tuple[Reservation, ...] = ()
+        self.table = LeaseTable(self._pool(), (lease for lease in known if lease.address in network))
         self.reserve(())
         self.probes = Probes(leasing.conflict_probe)
         self._mask: dict[int, bytes] = {Option.SUBNET_MASK: network.netmask.packed}
@@ -73,13 +84,25 @@ class Subnet:
 
     def reserve(self, more: Iterable[Reservation]) -> None:
         """Replace the operator's reservations; those of the settings stay, and win."""
+        self._more = tuple(more)
         own = [each for each in self.leasing.reservations if each.address not in self.ours]
-        self.table.reserve([*own, *(each for each in more if self.may_reserve(each.address))])
+        self.table.reserve([*own, *(each for each in self._more if self.may_reserve(each.address))])
 
     def clock_was_set(self, was: datetime, now: datetime) -> list[Lease]:
         """Somebody set the clock; gives the leases to be saved."""
         longest = max(self.leasing.lease_time, self.leasing.boot_lease_time)
         return self.table.clock_was_set(was, now, longest)
+
+    def keep_out(self, ours: Iterable[IPv4Address]) -> None:
+        """These are the provider's own addresses in it now."""
+        new = frozenset(ours)
+        if new != self.ours:
+            self.ours = new
+            self.table.lease_out_of(self._pool())
+            self.reserve(self._more)
+
+    def _pool(self) -> Pool:
+        return Pool(self.leasing.ranges, (*self.leasing.excluded, *((address, address) for address in self.ours)))
 
     def told(self, parameter_list: bytes, *, boots: bool) -> Mapping[int, bytes]:
         """The options for a client with this option 55, in the order that it asks for (RFC 2132 section 9.8)."""
@@ -108,6 +131,22 @@ class Subnets:
     def all(self) -> Sequence[Subnet]:
         """Each of them."""
         return self._subnets
+
+    def serve(self, network: IPv4Network, leasing: Leasing, known: Iterable[Lease] = ()) -> Subnet:
+        """
+        Lease addresses of a network from now on, unless we do already: then its leases and offers are as they were.
+
+        One that overlaps it belongs to the past, as an interface's network before its prefix changed; its leases move over.
+        """
+        before = [each for each in self._subnets if each.network.overlaps(network)]
+        for each in before:
+            if each.network == network and each.leasing is leasing:
+                return each
+        leases = [*known, *(lease for each in before for lease in each.table.leases())]
+        subnet = Subnet(network, leasing, known=leases)
+        self._subnets = (*(each for each in self._subnets if each not in before), subnet)
+        self._found.clear()
+        return subnet
 
     def of(self, address: IPv4Address) -> Subnet | None:
         """The one that the address is in."""

@@ -22,7 +22,7 @@ LEASING = Leasing(
     ),
     device_options=device_options(boot_file="phone.cfg"),
 )
-ALICE, BOB = (Claimant(macs.parse(f"52:54:00:00:00:0{number}")) for number in (1, 2))
+ALICE, BOB, CAROL = (Claimant(macs.parse(f"52:54:00:00:00:0{number}")) for number in (1, 2, 3))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -128,3 +128,44 @@ def test_settings_win_over_operators() -> None:
     assert not subnet.table.may_have(BOB, FIRST, NOW)
     assert subnet.table.may_have(BOB, FIRST + 1, NOW)
     assert not subnet.table.may_have(ALICE, outside.address, NOW)
+
+
+def test_interface_goes_away_and_comes_back() -> None:
+    """Leases or offers of its network are forgotten, so that an address is given twice (invariant 5)."""
+    subnets = Subnets()
+    near = subnets.serve(NEAR, LEASING, [Lease(FIRST, ALICE, NOW + timedelta(hours=1))])
+    assert near.table.offer(BOB, None, NOW) == FIRST + 1
+    assert subnets.serve(NEAR, LEASING) is near
+    assert near.table.offer(CAROL, None, NOW) == FIRST + 2, "the other two are taken"
+
+
+@pytest.mark.parametrize(
+    ("network", "leasing"),
+    [
+        pytest.param(IPv4Network("10.77.0.0/16"), LEASING, id="wider"),
+        pytest.param(IPv4Network("10.77.0.0/25"), LEASING, id="narrower"),
+        pytest.param(NEAR, replace(LEASING), id="another interface"),
+    ],
+)
+def test_network_takes_over_the_leases_of_one_that_it_overlaps(network: IPv4Network, leasing: Leasing) -> None:
+    """An address that somebody has is leased again because the prefix of our own address changed."""
+    subnets = Subnets([Subnet(FAR, LEASING)])
+    near = subnets.serve(NEAR, LEASING)
+    near.table.grant(ALICE, FIRST, NOW, timedelta(hours=1))
+    assert subnets.of(FIRST) is near
+    new = subnets.serve(network, leasing)
+    assert subnets.of(FIRST) is new is not near
+    assert [each.network for each in subnets.all()] == [FAR, network]
+    assert new.table.offer(BOB, FIRST, NOW) == FIRST + 1
+
+
+def test_our_own_address_is_not_leased() -> None:
+    """A machine gets the address that we have, after we changed it."""
+    near = Subnets().serve(NEAR, LEASING)
+    near.keep_out([FIRST])
+    assert near.table.offer(ALICE, None, NOW) == FIRST + 1
+    near.keep_out([FIRST])
+    assert near.table.offer(BOB, None, NOW) == FIRST + 2, "what is offered stays so"
+    near.keep_out([FIRST + 2])
+    assert not near.table.may_have(BOB, FIRST + 2, NOW)
+    assert near.table.offer(BOB, FIRST + 2, NOW) == FIRST, "the one that we had before"
