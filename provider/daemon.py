@@ -1,9 +1,10 @@
 """
 The composition root: settings in, every object built here, one TaskGroup.
 
-Order of a start: look at the files that the settings name, take the lock of the state folder, open the store, bind all
-sockets, tell systemd, serve. Whatever is wrong is said before anything is served. A listener that dies ends the daemon with a
-non-zero status, and systemd starts it again; a machine's worker never does.
+Order of a start: look at the files that the settings name, take the lock of the state folder, open the store, bind the
+sockets of all interfaces that are there, tell systemd, serve. Whatever is wrong is said before anything is served. From then on
+`netboot.interfaces` opens and closes what comes and goes. A listener that dies ends the daemon with a non-zero status, and
+systemd starts it again; a machine's worker never does.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import asyncio
 import contextlib
 import fcntl
 import gc
-import itertools
 import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import structlog
@@ -42,16 +41,17 @@ from provider.kit import logs, notify
 from provider.kit.clock import utc_now
 from provider.kit.jsontypes import JsonObject
 from provider.manager.link import ManagerLink
-from provider.netboot import boot_files, sockets
+from provider.netboot import boot_files
 from provider.netboot.dhcp_server import DhcpServer
+from provider.netboot.interfaces import Interfaces, Opens
 from provider.netboot.router_advertisement import RouterAdvertiser
 from provider.netboot.tftp_scripts import TftpScripts
 from provider.netboot.tftp_server import TftpServer
-from provider.planning import kernels, reply
+from provider.planning import interfaces, kernels, reply
+from provider.planning.interfaces import Link, Opening, Service, Station, Wanted
 from provider.planning.lifecycle import Policy
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Style
-from provider.planning.reply import Scope
 from provider.planning.subnets import Leasing, device_options, site_options
 from provider.reconcile.addresses import AddressDesk
 from provider.reconcile.agents import AgentDesk
@@ -70,7 +70,6 @@ from provider.settings.models import (
     LeaseSettings,
     ReservationSettings,
     Settings,
-    addresses_outside,
 )
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
@@ -115,11 +114,17 @@ async def _run(settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
-class _Interface:
-    """One interface of the settings with its address as it is now."""
+class _OnAddresses:
+    """A listener that is open on the addresses of the interfaces."""
 
-    settings: InterfaceSettings
-    scope: Scope
+    listener: Listener
+    port: int
+
+    def open(self, opening: Opening) -> None:
+        self.listener.bind_tcp(str(opening.scope.address), self.port)
+
+    def close(self, opening: Opening) -> None:
+        self.listener.unbind_tcp(str(opening.scope.address), self.port)
 
 
 class Daemon:
@@ -130,7 +135,6 @@ class Daemon:
         self._version = metadata.version("bootwright")
         self._assets = manifest.verify(settings.assets_dir)
         self._own_boot_files = {} if settings.boot_files is None else boot_files.find(settings.boot_files)
-        self._interfaces = [self._interface(each) for each in settings.network.interfaces]
         store = MachineStore(database, _policy(settings), utc_now)
         tickets = TicketStore(database, utc_now)
         self._machines = Machines(store)
@@ -158,17 +162,18 @@ class Daemon:
         leases = LeaseStore(database)
         self._addresses = AddressDesk(leases, lambda address: self._dhcp.leases_here(address), utc_now)
         self._firmwares = self._learn_firmwares(FirmwareStore(database))
-        self._dhcp = self._dhcp_server(leases)
+        behind_relays = {subnet.network: _leasing(subnet) for subnet in settings.network.subnets}
+        self._dhcp = DhcpServer(behind_relays, leases, self._addresses, self._firmwares, utc_now)
         site = self._site(authority)
         self._tftp = self._tftp_server(TftpScripts(site, boots))
-        hastened = [each.settings.name for each in self._interfaces if each.settings.hasten_ipxe and _has_dhcp(each)]
-        self._advertiser = RouterAdvertiser(hastened, self._dhcp.booted_since, utc_now)
+        self._advertiser = RouterAdvertiser(self._dhcp.booted_since, utc_now)
         folder = None if settings.profiles_dir is None else StaticFolder(settings.profiles_dir)
         files = boot.Files(authority.ca_pem, self._files(), folder)
         self._boot_http = Listener("boot HTTP server", boot.application(site, files, boots))
         agent_app = agents.application(self._agent_desk)
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
         self._operator_api = Listener("operator API", operators.application(operator_desk, self._addresses))
+        self._interfaces = self._follow_interfaces()
 
     async def start(self) -> None:
         """
@@ -182,14 +187,9 @@ class Daemon:
         await self._agent_desk.load()
         await self._addresses.load()
         await self._firmwares.load()
-        addresses = [str(each.scope.address) for each in self._interfaces]
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
-        if self._settings.tftp.enabled:
-            await self._tftp.start()
-        await self._advertiser.start()
-        self._boot_http.bind_tcp(addresses, self._settings.boot_http.port)
-        self._agent_https.bind_tcp(addresses, self._settings.agent.port)
+        await self._interfaces.start()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -204,6 +204,7 @@ class Daemon:
             (self._boot_http.run, "boot http"),
             (self._agent_https.run, "agent https"),
             (self._operator_api.run, "operator api"),
+            (self._interfaces.run, "interfaces"),
             (_watchdog, "watchdog"),
         ]
         if self._link is not None:
@@ -227,23 +228,38 @@ class Daemon:
 
     # --- building ---
 
-    def _interface(self, settings: InterfaceSettings) -> _Interface:
-        found = sockets.interface_address(settings.name)
-        scope = Scope(
-            interface=settings.name,
-            address=settings.address or found.ip,
-            network=found.network,
+    def _follow_interfaces(self) -> Interfaces:
+        wanted = [self._wanted(each) for each in self._settings.network.interfaces]
+        behind_relays = [subnet.network for subnet in self._settings.network.subnets]
+
+        def decide(links: Mapping[str, Link]) -> Sequence[Station]:
+            return interfaces.decide(wanted, links, behind_relays)
+
+        servers: dict[Service, Opens] = {
+            Service.DHCP: self._dhcp,
+            Service.TFTP: self._tftp,
+            Service.ROUTER: self._advertiser,
+            Service.BOOT_HTTP: _OnAddresses(self._boot_http, self._settings.boot_http.port),
+            Service.AGENT_HTTPS: _OnAddresses(self._agent_https, self._settings.agent.port),
+        }
+        return Interfaces([each.name for each in wanted], decide, servers)
+
+    def _wanted(self, settings: InterfaceSettings) -> Wanted:
+        services = {Service.BOOT_HTTP, Service.AGENT_HTTPS}
+        if self._settings.tftp.enabled:
+            services.add(Service.TFTP)
+        if settings.dhcp is not DhcpMode.OFF:
+            services |= {Service.DHCP, Service.ROUTER} if settings.hasten_ipxe else {Service.DHCP}
+        return Wanted(
+            name=settings.name,
+            services=frozenset(services),
+            address=settings.address,
             proxy=settings.dhcp in (DhcpMode.PROXY, DhcpMode.PROXY_4011),
+            ports=(pxe.SERVER_PORT,) if settings.dhcp is DhcpMode.PROXY_4011 else (reply.SERVER_PORT, pxe.SERVER_PORT),
+            leasing=_probed(settings) if settings.dhcp is DhcpMode.SERVER else None,
             http_port=self._settings.boot_http.port,
             boot_files=frozenset(self._boot_files()),
-            ports=(pxe.SERVER_PORT,) if settings.dhcp is DhcpMode.PROXY_4011 else (reply.SERVER_PORT, pxe.SERVER_PORT),
         )
-        if outside := addresses_outside(settings, found.network):
-            raise SettingsError(
-                f"{outside[0]} cannot be leased on {settings.name}, whose network is {found.network}",
-                hint="mend its pool and reservations in network.interfaces",
-            )
-        return _Interface(settings, scope)
 
     def _files(self) -> dict[str, Path]:
         """What HTTP and TFTP serve, by path: the assets that were verified, and the files of profiles."""
@@ -260,17 +276,6 @@ class Daemon:
         names = [name for name in self._assets.files if name.startswith(prefix)]
         ours = {name.removeprefix(prefix): self._settings.assets_dir / name for name in names}
         return {**ours, **self._own_boot_files}
-
-    def _dhcp_server(self, leases: LeaseStore) -> DhcpServer:
-        leasing = {subnet.network: _leasing(subnet) for subnet in self._settings.network.subnets}
-        for each in self._interfaces:
-            if each.settings.dhcp is DhcpMode.SERVER:
-                _check_apart(each.scope.network, leasing)
-                probed = replace(_leasing(each.settings), conflict_probe=each.settings.conflict_probe)
-                leasing[each.scope.network] = probed
-        scopes = [each.scope for each in self._interfaces if _has_dhcp(each)]
-        _check_not_ours(scopes, leasing.values())
-        return DhcpServer(scopes, leasing, leases, self._addresses, self._firmwares, utc_now)
 
     def _learn_firmwares(self, store: FirmwareStore) -> Firmwares:
         uefi, proxy = self._settings.uefi, self._settings.proxy_dhcp
@@ -291,7 +296,6 @@ class Daemon:
     def _tftp_server(self, scripts: TftpScripts) -> TftpServer:
         tftp = self._settings.tftp
         return TftpServer(
-            [(each.settings.name, str(each.scope.address)) for each in self._interfaces],
             tftp.port,
             single_port=tftp.single_port,
             files={**self._files(), **_with_layer(self._boot_files())}.get,
@@ -340,13 +344,12 @@ class Daemon:
         )
 
     def _status(self) -> JsonObject:
+        modes = {each.name: each.dhcp.value for each in self._settings.network.interfaces}
         return {
             "provider": self._settings.provider.id,
             "version": self._version,
             "manager": None if self._link is None else self._link.status(),
-            "interfaces": [
-                f"{each.settings.name} {each.scope.address} {each.settings.dhcp.value}" for each in self._interfaces
-            ],
+            "interfaces": [{**each, "dhcp": modes[str(each["name"])]} for each in self._interfaces.status()],
         }
 
 
@@ -388,29 +391,6 @@ async def _watchdog() -> None:
         await asyncio.sleep(interval.total_seconds())
 
 
-def _has_dhcp(interface: _Interface) -> bool:
-    return interface.settings.dhcp is not DhcpMode.OFF
-
-
-def _check_apart(network: IPv4Network, others: Iterable[IPv4Network]) -> None:
-    for other in others:
-        if network.overlaps(other):
-            raise SettingsError(
-                f"addresses are leased in {network} and in {other}, which overlap",
-                hint="mend network.interfaces and network.subnets, or the addresses of the interfaces",
-            )
-
-
-def _check_not_ours(scopes: Iterable[Scope], leasings: Iterable[Leasing]) -> None:
-    ours = {scope.address: scope.interface for scope in scopes}
-    for reservation in itertools.chain.from_iterable(leasing.reservations for leasing in leasings):
-        if reservation.address in ours:
-            raise SettingsError(
-                f"{reservation.address} is reserved for {reservation.value}, and is ours on {ours[reservation.address]}",
-                hint="mend the reservations in network.interfaces and network.subnets",
-            )
-
-
 def _leasing(settings: LeaseSettings) -> Leasing:
     excluded = [(each.first, each.last) for each in settings.exclude]
     if settings.router is not None:
@@ -437,6 +417,10 @@ def _leasing(settings: LeaseSettings) -> Leasing:
             tftp_servers=settings.tftp_servers,
         ),
     )
+
+
+def _probed(settings: InterfaceSettings) -> Leasing:
+    return replace(_leasing(settings), conflict_probe=settings.conflict_probe)
 
 
 def _reservation(settings: ReservationSettings) -> Reservation:

@@ -16,7 +16,6 @@ import logging
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -48,34 +47,49 @@ _PAUSE_SECONDS = 0.2
 
 
 class Listener:
-    """Call one of the `bind` methods, then `run`; `name` is for messages."""
+    """Call the `bind` methods and `run`; `name` is for messages."""
 
     def __init__(self, name: str, app: web.Application, *, tls: ssl.SSLContext | None = None) -> None:
         self._name = name
         self._app = app
         self._tls = tls
-        self._sockets: list[socket.socket] = []
+        self._listening: dict[tuple[str, int] | Path, socket.socket] = {}
+        self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
+        self._admitting: tuple[asyncio.TaskGroup, web.Server] | None = None
+        """What accepted connections go to, while `run` runs."""
         self._unix: tuple[Path, int] | None = None
         self._handshakes = 0
 
-    def bind_tcp(self, addresses: Sequence[str], port: int) -> None:
+    def bind_tcp(self, address: str, port: int) -> None:
         """
-        Listen on each address; connections wait for `run`.
+        Listen there too, also while `run` runs; before, connections wait for it.
 
         Raises:
-            PermanentError: If one cannot be had; says what to do.
+            PermanentError: If that cannot be had; says what to do.
         """
-        for address in addresses:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-            self._sockets.append(sock)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((address, port))
-                # Two that may reuse the address can both bind; only one can listen.
-                sock.listen(BACKLOG)
-            except OSError as error:
-                self.close()
-                raise _refused(self._name, f"{address}:{port}", port, error) from error
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address, port))
+            # Two that may reuse the address can both bind; only one can listen.
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise _refused(self._name, f"{address}:{port}", port, error) from error
+        self._listen_on(sock, (address, port))
+
+    def unbind_tcp(self, address: str, port: int) -> None:
+        """Listen there no more. Connections that are open stay so."""
+        sock = self._listening.pop((address, port), None)
+        if sock is None:
+            return
+        accepting = self._accepting.pop(sock, None)
+        if accepting is not None:
+            accepting.cancel()
+        # The loop lets go of the socket in its next turn only, and we may have to listen there again in this one.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
 
     def bind_unix(self, path: Path) -> None:
         """
@@ -85,25 +99,26 @@ class Listener:
             PermanentError: If another daemon listens there, something else is there, or the folder cannot be written.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        self._sockets.append(sock)
         try:
             _take_place(sock, path)
         except OSError as error:
-            self.close()
+            sock.close()
             raise PermanentError(
                 f"the {self._name} cannot listen on {path}: {error.strerror or error}",
                 hint="check the folder and its owner; the whole path may have 100 characters",
             ) from error
         except PermanentError:
-            self.close()
+            sock.close()
             raise
+        self._listen_on(sock, path)
         self._unix = path, path.stat().st_ino
 
     def close(self) -> None:
         """Give up the sockets."""
-        for sock in self._sockets:
+        for sock in self._listening.values():
             sock.close()
-        self._sockets.clear()
+        self._listening.clear()
+        self._accepting.clear()
         if self._unix is not None:
             path, inode = self._unix
             with contextlib.suppress(OSError):
@@ -126,12 +141,23 @@ class Listener:
             raise AssertionError("an application runner has a server once it is set up")
         try:
             async with asyncio.TaskGroup() as group:
-                for sock in self._sockets:
-                    group.create_task(self._accept(sock, server, group), name=f"{self._name} accept")
+                self._admitting = group, server
+                for sock in self._listening.values():
+                    self._start_accepting(sock, group, server)
                 await asyncio.Event().wait()
         finally:
+            self._admitting = None
             self.close()
             await runner.cleanup()
+
+    def _listen_on(self, sock: socket.socket, place: tuple[str, int] | Path) -> None:
+        self._listening[place] = sock
+        if self._admitting is not None:
+            self._start_accepting(sock, *self._admitting)
+
+    def _start_accepting(self, sock: socket.socket, group: asyncio.TaskGroup, server: web.Server) -> None:
+        accepting = group.create_task(self._accept(sock, server, group), name=f"{self._name} accept")
+        self._accepting[sock] = accepting
 
     async def _accept(self, listening: socket.socket, server: web.Server, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()

@@ -71,8 +71,9 @@ class Prober:
         self._loop.call_later(self._probes.wait.total_seconds(), self._waited, probe)
 
     def close(self) -> None:
-        """Let go of the socket; probes that run have no end."""
+        """Let go of the socket; the probes that run are forgotten."""
         self._loop.remove_reader(self._sock)
+        self._probes.abandon()
         self._sock.close()
 
     def _waited(self, probe: Probe) -> None:

@@ -32,9 +32,11 @@ from provider.kit.clock import WatchedClock
 from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.netboot.conflict_probe import Prober
+from provider.netboot.readers import Reader, Readers
 from provider.planning import offer, proxy_style, reply
 from provider.planning.conflicts import TRIES, Probe
 from provider.planning.floods import Floods
+from provider.planning.interfaces import Opening
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Attempt, Style
 from provider.planning.reply import SERVER_PORT, Asked, Forget, Ignore, Reply, Scope, Verify
@@ -115,29 +117,29 @@ class _Port:
 
 class DhcpServer:
     """
-    Serves all scopes. Call `start`, which binds, then `run`.
+    Serves the interfaces that it is open on. Call `start`, then `run`; `open` and `close` at any time after `start`.
 
-    `leasing` says how addresses are leased in each network: those of interfaces in server mode, and those behind relays.
+    `behind_relays` says how addresses are leased in networks behind relays. How they are in the network of an interface comes
+    with its opening; leases and offers of that network outlive the interface, which may come back.
     """
 
     def __init__(
         self,
-        scopes: Sequence[Scope],
-        leasing: Mapping[IPv4Network, Leasing],
+        behind_relays: Mapping[IPv4Network, Leasing],
         leases: Leases,
         reservations: Reservations,
         watch: BootWatch,
         clock: Callable[[], datetime],
     ) -> None:
-        self._scopes = scopes
-        self._leasing = leasing
         self._leases = leases
         self._reservations = reservations
         self._watch = watch
         self._clock = WatchedClock(clock)
-        self._subnets = Subnets()
         self._floods = Floods()
-        self._ports: list[_Port] = []
+        self._subnets = Subnets(Subnet(network, leasing) for network, leasing in behind_relays.items())
+        self._unplaced: list[Lease] = []
+        """Leases in networks that no interface of ours has had yet."""
+        self._readers = Readers()
         self._unsaved: list[tuple[Sequence[Lease], Callable[[], None]]] = []
         self._saving = 0
         self._save_now = asyncio.Event()
@@ -146,59 +148,46 @@ class DhcpServer:
 
     async def start(self) -> None:
         """
-        Load the leases and bind all sockets.
+        Load the leases.
+
+        Raises:
+            BootwrightError: If the store cannot give them.
+        """
+        known = await self._leases.load()
+        self._subnets = Subnets(Subnet(each.network, each.leasing, known=known) for each in self._subnets.all())
+        self._unplaced = [lease for lease in known if self._subnets.of(lease.address) is None]
+
+    def open(self, opening: Opening) -> None:
+        """
+        Bind the ports of an interface, and lease addresses of its network if that is ours to do.
 
         Raises:
             PermanentError: If a port cannot be had.
         """
-        known = await self._leases.load()
-        ours = [scope.address for scope in self._scopes]
-        self._subnets = Subnets(
-            Subnet(network, leasing, ours=ours, known=known) for network, leasing in self._leasing.items()
-        )
-        try:
-            for scope in self._scopes:
-                for number in scope.ports:
-                    self._ports.append(self._open(scope, number))
-        except PermanentError:
-            self.close()
-            raise
+        scope = opening.scope
+        if opening.leasing is not None:
+            self._lease(scope.network, opening.leasing)
+        with contextlib.ExitStack() as half_open:
+            readers = [
+                half_open.enter_context(contextlib.closing(self._reader(scope, number))) for number in scope.ports
+            ]
+            half_open.pop_all()
+        self._readers.add(opening, *readers)
+        self._keep_out_of(scope.network)
+
+    def close(self, opening: Opening) -> None:
+        """Let go of the ports of an interface."""
+        self._readers.remove(opening)
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails."""
-        loop = asyncio.get_running_loop()
-        for port in self._ports:
-            loop.add_reader(port.sock, self._readable, port)
+        self._readers.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._save_for_ever(), name="leases")
                 group.create_task(self._follow_reservations(), name="reservations")
         finally:
-            self.close()
-
-    def close(self) -> None:
-        """Let go of all ports."""
-        for port in self._ports:
-            with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().remove_reader(port.sock)
-            port.close()
-        self._ports.clear()
-
-    def _open(self, scope: Scope, number: int) -> _Port:
-        sock = sockets.bind_udp(scope.interface, number, broadcast=True)
-        try:
-            port = _Port(number, scope, sock, sockets.open_packet(scope.interface))
-        except PermanentError:
-            sock.close()
-            raise
-        subnet = None if scope.proxy or number != SERVER_PORT else self._subnets.of(scope.address)
-        if subnet is not None and subnet.probes.wait:
-            try:
-                port.prober = Prober(scope.interface, subnet.probes, partial(self._probed, port), self._now)
-            except PermanentError:
-                port.close()
-                raise
-        return port
+            self._readers.close()
 
     def leases_here(self, address: IPv4Address) -> bool:
         """Whether an operator may reserve the address."""
@@ -225,17 +214,42 @@ class DhcpServer:
         for subnet in self._subnets.all():
             subnet.reserve(self._reservations.reservations())
 
+    def _lease(self, network: IPv4Network, leasing: Leasing) -> None:
+        subnet = self._subnets.serve(network, leasing, self._unplaced)
+        self._unplaced = [lease for lease in self._unplaced if lease.address not in network]
+        subnet.reserve(self._reservations.reservations())
+
+    def _keep_out_of(self, network: IPv4Network) -> None:
+        """Lease none of our own addresses."""
+        for subnet in self._subnets.all():
+            if subnet.network.overlaps(network):
+                ours = (opening.scope.address for opening in self._readers)
+                subnet.keep_out(address for address in ours if address in subnet.network)
+
+    def _reader(self, scope: Scope, number: int) -> Reader:
+        port = self._open(scope, number)
+        return Reader(port.sock, scope.interface, lambda: self._readable(port), with_it=[port])
+
+    def _open(self, scope: Scope, number: int) -> _Port:
+        sock = sockets.bind_udp(scope.interface, number, broadcast=True)
+        try:
+            port = _Port(number, scope, sock, sockets.open_packet(scope.interface))
+        except PermanentError:
+            sock.close()
+            raise
+        subnet = None if scope.proxy or number != SERVER_PORT else self._subnets.of(scope.address)
+        if subnet is not None and subnet.probes.wait:
+            try:
+                port.prober = Prober(scope.interface, subnet.probes, partial(self._probed, port), self._now)
+            except PermanentError:
+                port.close()
+                raise
+        return port
+
     def _readable(self, port: _Port) -> None:
         now = self._now()  # Once for all that are read in this turn: a few milliseconds.
         for _ in range(_BATCH):
-            try:
-                raw, source = port.sock.recvfrom(4096)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # The interface may be down for a moment; what it owes us is asked again.
-                log.warning("dhcp.receive_failed", interface=port.scope.interface, error=str(error))
-                return
+            raw, source = port.sock.recvfrom(4096)
             try:
                 self._received(port, raw, source, now)
             except Exception:

@@ -9,10 +9,9 @@ router lifetime 0, without prefix, so that nobody takes us for a router and no a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -20,6 +19,8 @@ import structlog
 from provider.domain import mac as macs
 from provider.domain.errors import PermanentError
 from provider.domain.mac import MacAddress
+from provider.netboot.readers import Reader, Readers
+from provider.planning.interfaces import Opening
 
 log = structlog.get_logger()
 
@@ -35,53 +36,47 @@ _ICMPV6_FILTER = 1
 
 
 class RouterAdvertiser:
-    """Answers solicitations on the given interfaces from MAC addresses for which `boots(mac, since)` is true."""
+    """Answers solicitations, where it is open, from MAC addresses for which `boots(mac, since)` is true."""
 
-    def __init__(
-        self,
-        interfaces: Sequence[str],
-        boots: Callable[[MacAddress, datetime], bool],
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._interfaces = interfaces
+    def __init__(self, boots: Callable[[MacAddress, datetime], bool], clock: Callable[[], datetime]) -> None:
         self._boots = boots
         self._clock = clock
-        self._sockets: list[socket.socket] = []
+        self._readers = Readers()
 
-    async def start(self) -> None:
+    def open(self, opening: Opening) -> None:
         """
-        Open the raw sockets.
+        Open the raw socket of an interface.
 
         Raises:
-            PermanentError: If the privilege is missing.
+            PermanentError: If the privilege is missing, or there is no such interface.
         """
-        for interface in self._interfaces:
-            self._sockets.append(_open(interface))
+        interface = opening.scope.interface
+        sock = _open(interface)
+        self._readers.add(opening, Reader(sock, interface, lambda: self._readable(sock)))
+
+    def close(self, opening: Opening) -> None:
+        """Let go of it."""
+        self._readers.remove(opening)
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails."""
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            loop.add_reader(sock, self._readable, sock)
+        self._readers.start()
         try:
             await asyncio.Event().wait()
         finally:
-            for sock in self._sockets:
-                loop.remove_reader(sock)
-                sock.close()
+            self._readers.close()
 
     def _readable(self, sock: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            raw, source = sock.recvfrom(1500)
-            mac = solicitor(raw, source[0])
-            if mac is None or not self._boots(mac, self._clock() - BOOTING_FOR):
-                return
-            try:
-                sock.sendto(_ADVERTISEMENT, source)
-            except OSError as error:
-                log.debug("router.unanswered", mac=mac, error=str(error))
-            else:
-                log.debug("router.advertised", mac=mac)
+        raw, source = sock.recvfrom(1500)
+        mac = solicitor(raw, source[0])
+        if mac is None or not self._boots(mac, self._clock() - BOOTING_FOR):
+            return
+        try:
+            sock.sendto(_ADVERTISEMENT, source)
+        except OSError as error:
+            log.debug("router.unanswered", mac=mac, error=str(error))
+        else:
+            log.debug("router.advertised", mac=mac)
 
 
 def solicitor(raw: bytes, source: str) -> MacAddress | None:
@@ -114,6 +109,18 @@ def _open(interface: str) -> socket.socket:
             f"no privilege to answer router solicitations on {interface}: {error.strerror}",
             hint="give CAP_NET_RAW as the systemd unit does, or set hasten_ipxe: false",
         ) from error
+    try:
+        _hear_solicitations(sock, interface)
+    except OSError as error:
+        sock.close()
+        raise PermanentError(
+            f"cannot hear router solicitations on {interface}: {error.strerror}",
+            hint="IPv6 may be off on the interface: then set hasten_ipxe: false",
+        ) from error
+    return sock
+
+
+def _hear_solicitations(sock: socket.socket, interface: str) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     passes_solicitations_only = bytearray(b"\xff" * 32)
     passes_solicitations_only[_SOLICITATION // 32 * 4 + _SOLICITATION % 32 // 8] &= ~(1 << (_SOLICITATION % 8)) & 0xFF
@@ -123,4 +130,3 @@ def _open(interface: str) -> socket.socket:
     # Solicitations go to the all-routers group.
     group = socket.inet_pton(socket.AF_INET6, "ff02::2") + struct.pack("@I", socket.if_nametoindex(interface))
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
-    return sock

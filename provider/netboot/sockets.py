@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
 import struct
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from provider.domain import mac as macs
 from provider.domain.errors import PermanentError
 from provider.domain.mac import MacAddress
 
-_SIOCGIFADDR = 0x8915
-_SIOCGIFNETMASK = 0x891B
 _IP_PKTINFO = 8
 _PKTINFO = struct.Struct("@i4s4s")
 ETHERTYPE_IPV4 = 0x0800
@@ -130,30 +127,6 @@ def unusable(error: OSError, what: str, command: str) -> PermanentError:
     if error.errno == errno.ENODEV:
         return PermanentError(f"cannot open {what}: there is no such interface", hint="list them with: ip -br addr")
     return PermanentError(f"cannot open {what}: {error.strerror}")
-
-
-def interface_address(name: str) -> IPv4Interface:
-    """
-    The first IPv4 address of an interface, with its netmask.
-
-    Raises:
-        PermanentError: If there is no such interface, or it has none.
-    """
-    request = struct.pack("256s", name.encode()[:15])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            address = fcntl.ioctl(sock.fileno(), _SIOCGIFADDR, request)[20:24]
-            netmask = fcntl.ioctl(sock.fileno(), _SIOCGIFNETMASK, request)[20:24]
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise PermanentError(
-                    f"there is no interface {name}", hint="list them with `ip -br addr` and mend network.interfaces"
-                ) from error
-            raise PermanentError(
-                f"interface {name} has no IPv4 address", hint=f"give it one: ip addr add ADDRESS/PREFIX dev {name}"
-            ) from error
-    network = IPv4Network((int.from_bytes(address, "big"), str(IPv4Address(netmask))), strict=False)
-    return IPv4Interface(f"{IPv4Address(address)}/{network.prefixlen}")
 
 
 def neighbour(address: str, table: Path = Path("/proc/net/arp")) -> MacAddress | None:

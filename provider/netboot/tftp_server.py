@@ -28,11 +28,13 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError
+from provider.domain.errors import BootwrightError, MalformedPacketError
 from provider.domain.mac import MacAddress
 from provider.kit.threads import Threads
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import BootWatch
+from provider.netboot.readers import Reader, Readers
+from provider.planning.interfaces import Opening
 from provider.wire import pxe, tftp, tftp_transfer
 from provider.wire.tftp import ErrorCode
 from provider.wire.tftp_transfer import Limits, Outcome, Transfer
@@ -66,15 +68,15 @@ _Endpoint = tuple[str, int]
 
 class TftpServer:
     """
-    Serves `files` (name to path, None for a name that is not served) on the given interfaces and their addresses, and
-    `scripts` (name and our address to content, None likewise), which are made anew for each request.
+    Serves `files` (name to path, None for a name that is not served) on the interfaces that it is open on, and `scripts`
+    (name and our address to content, None likewise), which are made anew for each request.
 
-    `mac_of` tells whose IP address a client has, for the machine's events. Call `start`, which binds, then `run`.
+    `mac_of` tells whose IP address a client has, for the machine's events. Call `run`; `open` and `close` at any time. A
+    transfer has a socket of its own and goes on when the well-known port is closed, as long as its packets come through.
     """
 
     def __init__(
         self,
-        interfaces: Sequence[tuple[str, str]],
         port: int,
         *,
         single_port: bool,
@@ -84,7 +86,6 @@ class TftpServer:
         watch: BootWatch,
         mac_of: Callable[[str], MacAddress | None],
     ) -> None:
-        self._interfaces = interfaces
         self._port = port
         self._single_port = single_port
         self._files = files
@@ -92,63 +93,49 @@ class TftpServer:
         self._limits = limits
         self._watch = watch
         self._mac_of = mac_of
-        self._listening: list[_Listening] = []
+        self._readers = Readers()
+        self._group: asyncio.TaskGroup
         self._sessions: dict[_Endpoint, _Session] = {}
         self._transfers: Counter[str] = Counter()
         self._contents = _Contents()
 
-    async def start(self) -> None:
+    def open(self, opening: Opening) -> None:
         """
-        Bind all sockets.
+        Bind the port on an interface.
 
         Raises:
-            PermanentError: If the port cannot be had; says what to do.
+            PermanentError: If it cannot be had; says what to do.
         """
-        try:
-            for interface, address in self._interfaces:
-                self._listening.append(_Listening(sockets.bind_udp(interface, self._port), interface, address))
-        except PermanentError:
-            self._close()
-            raise
+        scope = opening.scope
+        listening = _Listening(sockets.bind_udp(scope.interface, self._port), scope.interface, str(scope.address))
+        reader = Reader(listening.sock, scope.interface, lambda: self._readable(listening))
+        self._readers.add(opening, reader)
+
+    def close(self, opening: Opening) -> None:
+        """Let go of it."""
+        self._readers.remove(opening)
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails. A transfer that fails is logged alone."""
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.TaskGroup() as group:
-                for listening in self._listening:
-                    loop.add_reader(listening.sock, self._readable, listening, group)
+            async with asyncio.TaskGroup() as self._group:
+                self._readers.start()
                 await asyncio.Event().wait()
         finally:
-            for listening in self._listening:
-                loop.remove_reader(listening.sock)
-            self._close()
+            self._readers.close()
+            self._contents.close()
 
-    def _close(self) -> None:
-        for listening in self._listening:
-            listening.sock.close()
-        self._listening.clear()
-        self._contents.close()
-
-    def _readable(self, listening: _Listening, group: asyncio.TaskGroup) -> None:
+    def _readable(self, listening: _Listening) -> None:
         for _ in range(_BATCH):
-            try:
-                raw, client = listening.sock.recvfrom(_MOST_DATAGRAM_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.warning("tftp.receive_failed", interface=listening.interface, error=str(error))
-                return
+            raw, client = listening.sock.recvfrom(_MOST_DATAGRAM_BYTES)
             try:
                 packet = tftp.decode(raw)
             except MalformedPacketError as error:
                 log.info("tftp.malformed", source=client[0], error=str(error))
                 continue
-            self._received(packet, client, listening, group)
+            self._received(packet, client, listening)
 
-    def _received(
-        self, packet: tftp.Packet, client: _Endpoint, listening: _Listening, group: asyncio.TaskGroup
-    ) -> None:
+    def _received(self, packet: tftp.Packet, client: _Endpoint, listening: _Listening) -> None:
         log.debug("tftp.received", source=client[0], packet=packet)
         if self._single_port and isinstance(packet, tftp.Ack | tftp.Error):
             if (session := self._sessions.get(client)) is not None:
@@ -158,25 +145,18 @@ class TftpServer:
             case _, tftp.Error() as error:
                 self._refuse(listening, client, error)
             case tftp.ReadRequest(), str(file):
-                self._begin(packet, file, client, listening, group)
+                self._begin(packet, file, client, listening)
 
-    def _begin(
-        self,
-        request: tftp.ReadRequest,
-        file: str,
-        client: _Endpoint,
-        listening: _Listening,
-        group: asyncio.TaskGroup,
-    ) -> None:
+    def _begin(self, request: tftp.ReadRequest, file: str, client: _Endpoint, listening: _Listening) -> None:
         before = self._sessions.get(client)
-        if before is not None and before.is_repeated(request):
+        if before is not None and before.listening is listening and before.is_repeated(request):
             return
         if not self._has_room_for(client):
             return
-        session = _Session(request, file, client, supersedes=before)
+        session = _Session(request, file, client, listening, supersedes=before)
         self._sessions[client] = session
         self._transfers[client[0]] += 1
-        group.create_task(self._serve(session, listening), name=f"tftp {client[0]}")
+        self._group.create_task(self._serve(session), name=f"tftp {client[0]}")
 
     def _has_room_for(self, client: _Endpoint) -> bool:
         if self._transfers[client[0]] >= TRANSFERS_PER_ADDRESS:
@@ -187,13 +167,13 @@ class TftpServer:
             return False
         return True
 
-    async def _serve(self, session: _Session, listening: _Listening) -> None:
+    async def _serve(self, session: _Session) -> None:
         """One transfer; whatever goes wrong ends only this one."""
         try:
-            await self._transfer(session, listening)
+            await self._transfer(session)
         except BootwrightError as error:
             log.warning("tftp.crashed", source=session.client[0], file=session.file, error=str(error), hint=error.hint)
-        except OSError as error:  # The address is one that nobody can be answered at: a broadcast, or without a route.
+        except OSError as error:  # The way to the client is gone, or its address is one that nobody can be answered at.
             log.info("tftp.dropped", source=session.client[0], reason=f"it cannot be answered: {error.strerror}")
         except Exception:
             log.exception("tftp.crashed", source=session.client[0], file=session.file)
@@ -207,7 +187,8 @@ class TftpServer:
         if not self._transfers[session.client[0]]:
             del self._transfers[session.client[0]]
 
-    async def _transfer(self, session: _Session, listening: _Listening) -> None:
+    async def _transfer(self, session: _Session) -> None:
+        listening = session.listening
         try:
             content = await self._content(session.file, listening.address)
         except OSError as error:
@@ -287,10 +268,19 @@ class _Session:
     session is either the same again, because our first answer was lost, or a new one that supersedes the old.
     """
 
-    def __init__(self, request: tftp.ReadRequest, file: str, client: _Endpoint, *, supersedes: _Session | None) -> None:
+    def __init__(
+        self,
+        request: tftp.ReadRequest,
+        file: str,
+        client: _Endpoint,
+        listening: _Listening,
+        *,
+        supersedes: _Session | None,
+    ) -> None:
         self.request = request
         self.file = file
         self.client = client
+        self.listening = listening
         self.superseded = False
         if supersedes is not None:
             supersedes.superseded = True

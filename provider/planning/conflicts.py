@@ -99,6 +99,11 @@ class Probes:
         self._free_until[probe.address.packed] = now + FRESH
         return True
 
+    def abandon(self) -> None:
+        """Nobody listens any more: forget the probes that run, so that their clients are asked about anew."""
+        self._of.clear()
+        self._running.clear()
+
     def _end(self, probe: Probe) -> None:
         del self._of[probe.mac]
         if self._running.get(probe.address.packed) is probe:

@@ -182,6 +182,12 @@ def _unleasable(scope: Scope, leasing: Leasing, leased: Sequence[IPv4Network]) -
             f"{outside[0]} cannot be leased on {scope.interface}, whose network is {scope.network}",
             "mend its pool and reservations in network.interfaces, or the address of the interface",
         )
+    own = next((each for each in leasing.reservations if each.address == scope.address), None)
+    if own is not None:
+        return Problem(
+            f"{own.address} is reserved for {own.value}, and is ours on {scope.interface}",
+            "mend the reservations in network.interfaces, or the address of the interface",
+        )
     for other in leased:
         if scope.network.overlaps(other):
             return Problem(

@@ -38,7 +38,7 @@ async def serve(state_dir: Path, host: str, port: int) -> None:
     links = LinkServer(state, token)
     over_tls = Listener("manager link", links.application(), tls=authority.server_context())
     control = Listener("control API", Control(state, links).application())
-    over_tls.bind_tcp([host], port)
+    over_tls.bind_tcp(host, port)
     control.bind_unix(control_socket(state_dir))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,6 +23,7 @@ from provider.domain.machine import HandOff
 from provider.planning import identity
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Style
+from provider.planning.subnets import not_leasable
 from provider.wire import dhcp
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -221,7 +222,9 @@ class SubnetSettings(LeaseSettings):
 
     @model_validator(mode="after")
     def _addresses_are_inside(self) -> SubnetSettings:
-        if outside := addresses_outside(self, self.network):
+        ends = [address for each in self.pool for address in (each.first, each.last)]
+        outside = not_leasable((*ends, *(reservation.address for reservation in self.reservations)), self.network)
+        if outside:
             raise ValueError(f"{outside[0]} cannot be leased in {self.network}")
         return self
 
@@ -256,14 +259,6 @@ class NetworkSettings(Model):
             if one.overlaps(other):
                 raise ValueError(f"the subnets {one} and {other} overlap")
         return self
-
-
-def addresses_outside(settings: LeaseSettings, network: IPv4Network) -> list[IPv4Address]:
-    """Addresses to lease that are not in the network, or not for hosts."""
-    ends = [address for each in settings.pool for address in (each.first, each.last)]
-    reserved = [reservation.address for reservation in settings.reservations]
-    special = (network.network_address, network.broadcast_address) if network.prefixlen < 31 else ()
-    return [address for address in (*ends, *reserved) if address not in network or address in special]
 
 
 class TftpSettings(Model):

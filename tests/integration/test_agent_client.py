@@ -236,7 +236,7 @@ def test_with_the_real_agent_server(tmp_path: Path) -> None:
 
     async def serve() -> None:
         server = listener.Listener("agent server", agents.application(desk), tls=authority.server_context())
-        server.bind_tcp(["127.0.0.1"], port)
+        server.bind_tcp("127.0.0.1", port)
         ready.set()
         async with asyncio.TaskGroup() as group:
             task = group.create_task(server.run())

@@ -23,6 +23,7 @@ from provider.kit.clock import utc_now
 from provider.kit.signal import Signal
 from provider.netboot import sockets
 from provider.netboot.dhcp_server import DhcpServer
+from provider.planning.interfaces import Opening, Service
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Attempt, Style
 from provider.planning.reply import Scope
@@ -98,9 +99,10 @@ async def serving(
     clock: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[DhcpServer]:
     """Run the server as the daemon does."""
-    scopes = [replace(scope(cable, proxy=proxy), address=IPv4Address(address), network=network, ports=ports)]
-    server = DhcpServer(scopes, {} if proxy else {network: leasing}, notebook, notebook, notebook, clock)
+    here = replace(scope(cable, proxy=proxy), address=IPv4Address(address), network=network, ports=ports)
+    server = DhcpServer({}, notebook, notebook, notebook, clock)
     await server.start()
+    server.open(Opening(Service.DHCP, here, index=1, leasing=None if proxy else leasing))
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())
         yield server
@@ -310,16 +312,6 @@ def test_taken_port_is_explained() -> None:
 
     with wire() as cable:
         asyncio.run(main(cable))
-
-
-def test_missing_interface_is_explained() -> None:
-    """A misspelt interface is a traceback."""
-    with pytest.raises(PermanentError, match="no interface eth77"):
-        sockets.interface_address("eth77")
-    with wire() as cable:
-        must("ip", "addr", "flush", "dev", cable.ours)
-        with pytest.raises(PermanentError, match="no IPv4 address"):
-            sockets.interface_address(cable.ours)
 
 
 def discover(mac: str, vendor: str, arch: bytes, flags: int | str = "B") -> bytes:

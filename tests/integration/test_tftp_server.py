@@ -9,6 +9,7 @@ import random
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from tftpy.TftpPacketTypes import TftpPacketDAT, TftpPacketERR, TftpPacketWRQ
 
 from provider.domain.mac import MacAddress
 from provider.netboot.tftp_server import TftpServer
+from provider.planning.interfaces import Opening, Service
 from provider.planning.loader import Loader
+from provider.planning.reply import Scope
 from provider.wire.tftp_transfer import Limits
 from tests.integration.wires import Wire, must, wire
 
@@ -60,6 +63,8 @@ class Notebook:
 
 class Bench:
     """A server on our end of a cable, and a client's namespace at the other."""
+
+    server: TftpServer
 
     def __init__(self, cable: Wire, folder: Path) -> None:
         self.cable = cable
@@ -132,13 +137,19 @@ async def no_script(name: str, address: str) -> bytes | None:
     return b"made for " + address.encode() if name == "made" else None
 
 
+def on(cable: Wire) -> Opening:
+    """Our end of the cable."""
+    network = IPv4Network("10.77.0.0/24")
+    scope = Scope(cable.ours, IPv4Address(SERVER), network, proxy=False, http_port=8080, boot_files=frozenset())
+    return Opening(Service.TFTP, scope, index=1)
+
+
 @contextlib.asynccontextmanager
 async def bench(cable: Wire, folder: Path, limits: Limits, *, single_port: bool) -> AsyncIterator[Bench]:
     made = Bench(cable, folder)
     made.make_files()
     must(*cable.inside("ip", "addr", "add", "10.77.0.9/24", "dev", cable.theirs))
-    server = TftpServer(
-        [(cable.ours, SERVER)],
+    server = made.server = TftpServer(
         69,
         single_port=single_port,
         files=made.find,
@@ -147,7 +158,7 @@ async def bench(cable: Wire, folder: Path, limits: Limits, *, single_port: bool)
         watch=made.notebook,
         mac_of=lambda _: MAC,
     )
-    await server.start()
+    server.open(on(cable))
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.run())
         yield made
@@ -577,12 +588,64 @@ print(len(held))
 """Begin so many downloads from one address and acknowledge nothing."""
 
 
+READS_SLOWLY = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 2000))
+sock.settimeout(20)
+for name in sys.argv[1:]:
+    request = b"\\0\\1" + name.encode() + b"\\0octet\\0blksize\\0" + b"1468\\0"
+    sock.sendto(request, ("10.77.0.1", 69))
+    raw, peer = sock.recvfrom(2048)
+    assert raw[:2] == b"\\0\\6", raw[:40]
+    print("begun", flush=True)
+    sys.stdin.readline()
+    number = 0
+    while raw[:2] == b"\\0\\6" or len(raw) == 1472:
+        sock.sendto(b"\\0\\4" + number.to_bytes(2, "big"), peer)
+        raw, peer = sock.recvfrom(2048)
+        number += 1
+        assert raw[:4] == b"\\0\\3" + number.to_bytes(2, "big"), raw[:40]
+    print("done", flush=True)
+sock.sendto(request, ("10.77.0.1", 69))
+print(sock.recv(2048)[:2].hex())
+print("begun", flush=True)
+sys.stdin.readline()
+sock.sendto(request, ("10.77.0.1", 69))
+print(sock.recv(2048)[:2].hex())
+"""
+"""Download by the steps that standard input gives, always from one port, as some ROMs do; in the end ask twice."""
+
+
+def test_port_is_opened_again(tmp_path: Path) -> None:
+    """A download ends when the interface is configured anew, or the next one from the same client's port is not begun."""
+
+    async def use(made: Bench) -> None:
+        server = made.server
+        client = await asyncio.create_subprocess_exec(
+            *made.cable.inside("python3", "-c", READS_SLOWLY, "nbp"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert client.stdin is not None
+        assert client.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(2):
+                while await client.stdout.readline() != b"begun\n":
+                    pass
+                server.close(on(made.cable))
+                server.open(on(made.cable))
+                client.stdin.write(b"\n")
+            assert await client.stdout.read() == b"0006\n", "answered by the port that is open now"
+            assert await client.wait() == 0
+        assert await made.notebook.heard("tftp.sent")
+
+    with_bench(tmp_path, use)
+
+
 def test_taken_port(tmp_path: Path) -> None:
     """Two TFTP servers share a port, and machines get files of either."""
     with wire(f"{SERVER}/24") as cable, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("", 69))
         server = TftpServer(
-            [(cable.ours, SERVER)],
             69,
             single_port=False,
             files=lambda _: None,
@@ -592,4 +655,4 @@ def test_taken_port(tmp_path: Path) -> None:
             mac_of=lambda _: None,
         )
         with pytest.raises(Exception, match="UDP port 69 on wire-ours is taken"):
-            asyncio.run(server.start())
+            server.open(on(cable))

@@ -33,17 +33,23 @@ class Wire:
         return ["ip", "netns", "exec", self.namespace, *command]
 
 
+def lay(cable: Wire, address: str) -> None:
+    """Make both ends and have them up; ours has the address."""
+    must("ip", "link", "add", cable.ours, "type", "veth", "peer", "name", cable.theirs, "netns", cable.namespace)
+    must("ip", "addr", "add", address, "dev", cable.ours)
+    must("ip", "link", "set", cable.ours, "up")
+    must(*cable.inside("ip", "link", "set", cable.theirs, "up"))
+
+
 @contextlib.contextmanager
-def wire(address: str = "10.77.0.1/24") -> Iterator[Wire]:
-    """Make both ends; ours has the address."""
-    made = Wire("wire-ours", "wire-theirs", "wire-client")
+def wire(address: str = "10.77.0.1/24", name: str = "wire") -> Iterator[Wire]:
+    """Lay a cable to a client; without an address there is only the client's namespace."""
+    made = Wire(f"{name}-ours", f"{name}-theirs", f"{name}-client")
     must("ip", "netns", "add", made.namespace)
     try:
-        must("ip", "link", "add", made.ours, "type", "veth", "peer", "name", made.theirs, "netns", made.namespace)
-        must("ip", "addr", "add", address, "dev", made.ours)
-        must("ip", "link", "set", made.ours, "up")
         must(*made.inside("ip", "link", "set", "lo", "up"))
-        must(*made.inside("ip", "link", "set", made.theirs, "up"))
+        if address:
+            lay(made, address)
         yield made
     finally:
         run("ip", "link", "del", made.ours)

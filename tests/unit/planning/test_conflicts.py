@@ -56,6 +56,16 @@ def test_free_address_is_not_probed_again_at_once() -> None:
     assert probes.needed(mac(1), FIRST, NOW + FRESH)
 
 
+def test_abandoned_probe_is_begun_anew() -> None:
+    """The interface went away during a probe: nobody ends it, and its client is never answered again."""
+    probes = Probes(WAIT)
+    before = begun(probes, 1)
+    probes.abandon()
+    assert not probes.silence(before, NOW)
+    assert heard(probes, FIRST, mac(9)) is None
+    assert probes.silence(begun(probes, 1), NOW)
+
+
 def test_repeated_question_is_one_probe() -> None:
     """Each retry begins another probe, so the client waits for ever; or it is answered with the xid that it gave up."""
     probes = Probes(WAIT)

@@ -30,6 +30,7 @@ def open_on(*wanted: Wanted, links: Mapping[str, Link]) -> frozenset[Opening]:
     return interfaces.openings(interfaces.decide(wanted, links))
 
 
+RESERVED_OURS = replace(LEASING, reservations=(Reservation(IPv4Address("10.77.0.1"), ReservedBy.MAC, "m", ""),))
 RESERVED_OUTSIDE = replace(LEASING, reservations=(Reservation(IPv4Address("10.78.0.5"), ReservedBy.MAC, "m", ""),))
 
 
@@ -74,6 +75,14 @@ RESERVED_OUTSIDE = replace(LEASING, reservations=(Reservation(IPv4Address("10.78
             FILES,
             "10.78.0.5 cannot be leased on eth1",
             id="reservation outside",
+        ),
+        pytest.param(
+            replace(ETH1, leasing=RESERVED_OURS),
+            link("10.77.0.1/24"),
+            "10.77.0.1",
+            FILES,
+            "10.77.0.1 is reserved for m, and is ours on eth1",
+            id="our own address reserved",
         ),
         pytest.param(
             ETH1, link("10.88.0.1/16"), "10.88.0.1", FILES, "10.77.0.100 cannot be leased", id="pool outside, larger"
