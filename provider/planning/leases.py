@@ -199,6 +199,9 @@ class LeaseTable:
         """
         self._take(int(address), now)
         self._withdraw(claimant.mac)
+        outdated = self._offers.get(int(address))
+        if outdated is not None:
+            self._withdraw(outdated.mac)  # Else that client could still decline it.
         lease = Lease(address, self._recognised(claimant), now + duration)
         left = self.lease_of(claimant.mac)
         self._put(lease)

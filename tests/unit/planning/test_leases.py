@@ -220,6 +220,15 @@ def test_who_declines_everything_keeps_few_addresses() -> None:
     assert again.declined_by(mac(1), NOW + QUARANTINE) == 0
 
 
+def test_outdated_offer_is_declined_by_nobody() -> None:
+    """A client declines what it was offered long ago, and with that takes away another's lease."""
+    leases = table(1)
+    assert offered(leases, 1) == [FIRST]
+    leases.grant(one(2), FIRST, NOW + HOLD, HOUR)
+    assert leases.decline(mac(1), FIRST, NOW + HOLD) is None
+    assert leases.owner(FIRST) == mac(2)
+
+
 def test_quarantine_ends_with_the_next_lease() -> None:
     """An address that is leased again counts against the client that once declined it."""
     leases = table(1)

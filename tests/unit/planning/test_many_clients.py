@@ -235,6 +235,7 @@ class Conversations(RuleBasedStateMachine):
     def clock_is_put_back(self, seconds: int) -> None:
         """Clients have clocks of their own: what they believe ends as early as before."""
         was, self.now = self.now, self.now - seconds * SECOND
+        self.quarantined = {address: until - seconds * SECOND for address, until in self.quarantined.items()}
         for subnet in self.subnets.all():
             self.saved |= {lease.address: lease for lease in subnet.clock_was_set(was, self.now)}
         for client in self.clients:
