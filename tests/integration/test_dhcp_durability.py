@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -37,6 +38,16 @@ def crowd(
             yield clients
         finally:
             clients.kill()
+
+
+@contextlib.contextmanager
+def doomed(config: Path, said: int | BinaryIO = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the daemon, and kill it at the end at the latest."""
+    with subprocess.Popen(serve(config), stderr=said) as daemon:
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
 
 
 def read(line: str, into: Leases) -> None:
@@ -69,7 +80,7 @@ def test_killed_under_load(tmp_path: Path, assets: Path, acknowledged: int) -> N
     had: Leases = {}
     with wire("10.77.0.1/16") as cable:
         must(*cable.inside("ip", "addr", "add", f"{CLIENTS}/16", "dev", cable.theirs))
-        with crowd(cable, 2000) as clients, subprocess.Popen(serve(config), stderr=subprocess.DEVNULL) as daemon:
+        with crowd(cable, 2000) as clients, doomed(config) as daemon:
             assert clients.stdout is not None
             while len(had) < acknowledged:
                 read(clients.stdout.readline(), had)
@@ -120,7 +131,7 @@ def test_full_disk(tmp_path: Path, assets: Path) -> None:
     config = configuration(tmp_path, assets, network=NETWORK, log={"format": "json"})
     said = tmp_path / "said"
     with wire("10.77.0.1/16") as cable, small_disk(tmp_path / "state") as file, said.open("wb") as out:
-        with subprocess.Popen(serve(config), stderr=out) as daemon:
+        with doomed(config, out) as daemon:
             _wait_for("daemon.started", said)
             first = lease(cable, ALICE)
             fill(file)
@@ -132,7 +143,6 @@ def test_full_disk(tmp_path: Path, assets: Path) -> None:
             assert daemon.poll() is None
             file.unlink()
             second = lease(cable, BOB)
-            daemon.kill()
         kept = on_disk(tmp_path / "state")
         assert (kept[ALICE][0], kept[BOB][0]) == (first, second)
         assert first != second
