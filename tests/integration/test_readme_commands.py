@@ -36,7 +36,7 @@ EXPECTED = {
     "machine explain": "nobody accepted it yet",
     "machine events": "boot.script_served",
     "machine power": "is off",
-    "status": "wire-ours 10.77.0.1 server",
+    "status": "wire-ours  server  10.77.0.1",
     "lease list": "ADDRESS",
     "lease reserve": "is reserved for mac 52:54:00:12:34:56",
     "lease unreserve": "is no longer reserved for mac 52:54:00:12:34:56",
