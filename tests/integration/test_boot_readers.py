@@ -157,7 +157,7 @@ def test_silence_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         with socket.socket() as free:
             free.bind((ADDRESS, 0))
             port = free.getsockname()[1]
-        server.bind_tcp([ADDRESS], port)
+        server.bind_tcp(ADDRESS, port)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(server.run())
             with socket.create_connection((ADDRESS, port)) as sock:

@@ -55,7 +55,7 @@ class Boots:
         return self.decision
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
-        self.failures.append((mac, stage, error))
+        self.failures.append((mac, stage, error[:-2]))  # The rest is a line of iPXE's source, which differs.
 
     def note_file(self, machine_id: str, file: str, bytes_: int, seconds: float) -> None:
         raise AssertionError(f"no machine gets {file} here")
@@ -118,7 +118,7 @@ def with_machine(
 
     async def main() -> None:
         listener = Listener("boot HTTP server", boot.application(site, boot.Files(b""), boots))
-        listener.bind_tcp([ADDRESS], PORT)
+        listener.bind_tcp(ADDRESS, PORT)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(listener.run())
             async with machine(folder, networks, uefi=uefi) as screen:
@@ -184,7 +184,7 @@ def test_kernel_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await screen.says("it cannot be loaded, going on to the next boot device")
         await screen.says("this is the disk")
         assert screen.text.count("/profiles/linux/kernel") == 3, "at once, and after each pause"
-        assert boots.failures == [(MACS[0], "kernel", "https://ipxe.org/2d0c618e")]
+        assert boots.failures == [(MACS[0], "kernel", "https://ipxe.org/2d0c61")], "no such file, says the HTTP client"
         assert len(boots.asked) == 1
 
     with_machine(tmp_path, decision, use)
@@ -198,7 +198,9 @@ def test_no_decision_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await screen.says("no answer, trying each interface")
         await screen.says("this is the disk")
         assert len(boots.asked) == 3, "at once, after a pause, and with a new address"
-        assert boots.failures == [(MACS[0], "script", "https://ipxe.org/1d0c6539")]
+        assert boots.failures == [(MACS[0], "script", "https://ipxe.org/1d0c65")], (
+            "a server error, says the HTTP client"
+        )
 
     with_machine(tmp_path, None, use)
 
