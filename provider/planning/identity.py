@@ -15,8 +15,9 @@ A machine wrongly split in two costs an operator a minute. Two machines wrongly 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -156,19 +157,15 @@ def contradicts(evidence: Evidence, identity: Identity) -> bool:
     return not _same_uuid(evidence.uuid, identity.uuid) and evidence.serial != identity.serial
 
 
-def new_id(evidence: Evidence, taken: frozenset[str]) -> str:
+def new_id(evidence: Evidence, is_taken: Callable[[str], bool]) -> str:
     """
     Mint a machine id that a provider which lost its store would mint again: `m-` and 10 hex digits.
 
     It is made from the lowest MAC address, the strongest evidence that every boot shows.
     """
     seed = min(evidence.macs)
-    for salt in range(len(taken) + 1):
-        digest = hashlib.sha256(f"{seed}/{salt}".encode()).hexdigest()
-        candidate = f"m-{digest[:10]}"
-        if candidate not in taken:
-            return candidate
-    raise AssertionError("more ids tried than are taken")
+    candidates = (f"m-{hashlib.sha256(f'{seed}/{salt}'.encode()).hexdigest()[:10]}" for salt in itertools.count())
+    return next(candidate for candidate in candidates if not is_taken(candidate))
 
 
 def merged(identity: Identity, evidence: Evidence) -> Identity:

@@ -78,7 +78,7 @@ class AgentDesk:
         except TicketRefusedError as error:
             await self._refused(error.machine_id, str(error), source)
             raise
-        machine = await self._machines.identify(_evidence(enrolment))
+        machine = (await self._machines.identify(_evidence(enrolment))).machine
         if machine.id != machine_id:
             reason = f"the ticket is of {machine_id}, the agent shows itself as {machine.id}"
             await self._refused(machine_id, reason, source)

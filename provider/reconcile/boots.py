@@ -51,9 +51,9 @@ class BootDesk:
             RefusedError: If the evidence is of several machines at once.
             TemporaryError: If the store does not answer.
         """
-        machine = await self._machines.identify(evidence)
-        machine, plan = await self._machines.plan(machine.id)
-        decision = boot.decide(machine.id, plan, machine.desired, self._profiles)
+        found = await self._machines.identify(evidence)
+        machine = found.machine
+        decision = boot.decide(machine.id, found.plan, machine.desired, self._profiles)
         decision = await self._with_ticket(self._with_hand_off(decision, machine, evidence.macs[0]))
         await self._machines.change(machine.id, lambda edit: _served(edit, decision))
         log.info("boot.script_served", machine=machine.id, mode=decision.mode.value, rule=decision.rule)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,7 +22,7 @@ from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, Attachment, Evidence, Machine
 from provider.kit.signal import Signal
 from provider.planning.lifecycle import Plan
-from provider.store.machines import Changed, Edit, MachineStore
+from provider.store.machines import Changed, Edit, MachineStore, Noted
 
 log = structlog.get_logger()
 
@@ -37,18 +37,11 @@ STRANGER_EVENTS = 16
 QUEUE = 10_000
 """Events on their way to the store; when full, further ones are dropped and counted."""
 
+TOGETHER = 256
+"""Most of them in one transaction: in a boot storm each would cost as much as all of these."""
+
 _EACH_PACKET = frozenset({"dhcp.offered"})
 """Events that change nothing; a boot storm has thousands of them a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Noted:
-    """An event; `at` is not when it is written: an unknown machine's first steps wait until it has a name."""
-
-    at: datetime
-    machine_id: str
-    name: str
-    data: dict[str, Scalar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +71,7 @@ class Machines:
         self._attachments: dict[MacAddress, Attachment] = {}
         self._systems: dict[str, datetime] = {}
         self._strangers: OrderedDict[MacAddress, _Stranger] = OrderedDict()
-        self._noted: asyncio.Queue[_Noted | _Attached] = asyncio.Queue(QUEUE)
+        self._noted: asyncio.Queue[Noted | _Attached] = asyncio.Queue(QUEUE)
         self._dropped = 0
         self._bells: dict[str, Signal] = {}
         self.arrived = Signal()
@@ -92,21 +85,30 @@ class Machines:
     async def run(self) -> None:
         """Write what was noted; one writer, in order. Ends the daemon if it fails for good."""
         while True:
-            noted = await self._noted.get()
-            try:
-                await self._write(noted)
-            except BootwrightError as error:
-                log.warning("event.lost", machine=noted.machine_id, error=str(error))
+            news = [await self._noted.get()]
+            while len(news) < TOGETHER and not self._noted.empty():
+                news.append(self._noted.get_nowait())
+            await self._write([each for each in news if isinstance(each, Noted)])
+            for each in news:
+                if isinstance(each, _Attached):
+                    await self._attach(each)
             if self._dropped and self._noted.empty():
                 log.warning("events.dropped", count=self._dropped)
                 self._dropped = 0
 
-    async def _write(self, noted: _Noted | _Attached) -> None:
-        if isinstance(noted, _Noted):
-            await self.store.note(noted.machine_id, noted.name, at=noted.at, **noted.data)
-        else:
-            mac, attachment = noted.mac, noted.attachment
-            await self.quietly_change(noted.machine_id, lambda edit: edit.attach(mac, attachment))
+    async def _write(self, events: Sequence[Noted]) -> None:
+        if not events:
+            return
+        try:
+            await self.store.note_all(events)
+        except BootwrightError as error:
+            log.warning("events.lost", count=len(events), error=str(error))
+
+    async def _attach(self, seen: _Attached) -> None:
+        try:
+            await self.quietly_change(seen.machine_id, lambda edit: edit.attach(seen.mac, seen.attachment))
+        except BootwrightError as error:
+            log.warning("attachment.lost", machine=seen.machine_id, error=str(error))
 
     # --- for the network shells: at once, never raising ---
 
@@ -127,7 +129,7 @@ class Machines:
 
     def note_machine(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Queue an event of a known machine."""
-        self._queue(_Noted(self.store.now(), machine_id, name, data))
+        self._queue(Noted(self.store.now(), machine_id, name, data))
 
     def system_heard_at(self, machine_id: str) -> datetime | None:
         """When DHCP last heard of a machine what was neither firmware nor boot loader, since we started."""
@@ -152,7 +154,7 @@ class Machines:
         stranger = self._strangers[mac] = _Stranger(deque(maxlen=STRANGER_EVENTS))
         return stranger
 
-    def _queue(self, noted: _Noted | _Attached) -> None:
+    def _queue(self, noted: Noted | _Attached) -> None:
         try:
             self._noted.put_nowait(noted)
         except asyncio.QueueFull:
@@ -160,9 +162,9 @@ class Machines:
 
     # --- changes ---
 
-    async def identify(self, evidence: Evidence) -> Machine:
+    async def identify(self, evidence: Evidence) -> Changed:
         """
-        Find or make the machine that shows this evidence.
+        Find or make the machine that shows this evidence; gives its plan too.
 
         Raises:
             RefusedError: If it claims to be several established machines at once.
@@ -174,7 +176,7 @@ class Machines:
         self._remember(changed.machine)
         for mac in evidence.macs:
             self._introduce(mac, changed.machine.id)
-        return changed.machine
+        return changed
 
     def _introduce(self, mac: MacAddress, machine_id: str) -> None:
         """Write down what was seen of a MAC address before its machine was known."""
@@ -182,7 +184,7 @@ class Machines:
         if stranger is None:
             return
         for at, name, data in stranger.events:
-            self._queue(_Noted(at, machine_id, name, data))
+            self._queue(Noted(at, machine_id, name, data))
         if stranger.attachment is not None:
             self.attached(mac, stranger.attachment)
 

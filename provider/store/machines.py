@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 
 from sqlalchemy import ColumnElement, delete
 from sqlmodel import Session, col, or_, select
@@ -39,18 +40,32 @@ _NOT_FOR_THE_MANAGER = ("dhcp.", "pxe.", "tftp.", "boot.file_served", "wipe.prog
 """Events of every packet, and those that the observed document tells better."""
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An event; `at` is when it happened, not when it is written."""
+
+    at: datetime
+    machine_id: str
+    name: str
+    data: dict[str, Scalar]
+
+
 @dataclass
 class Edit:
     """
     What a change may do to one machine: set fields of `row`, and call these.
 
-    Lives inside one transaction only. `machine` is how it stood before the edit.
+    Lives inside one transaction only.
     """
 
     session: Session
     row: MachineRow
-    machine: Machine
     now: datetime
+
+    @cached_property
+    def machine(self) -> Machine:
+        """How it stood at the first look: look before you change. Most edits never do, and loading it costs the most."""
+        return _load(self.session, self.row)
 
     def desire(self, wanted: Desired) -> None:
         """Replace the desired state."""
@@ -194,10 +209,15 @@ class MachineStore:
 
     async def note(self, machine_id: str, name: str, *, at: datetime | None = None, **data: Scalar) -> None:
         """Add an event that changes no fact, dated `at` (default: now); a machine that is gone is none."""
+        await self.note_all([Noted(at or self._clock(), machine_id, name, data)])
+
+    async def note_all(self, noted: Sequence[Noted]) -> None:
+        """The same for many events, in one transaction."""
 
         def write(session: Session) -> None:
-            if session.get(MachineRow, machine_id) is not None:
-                add_event(session, machine_id, at or self._clock(), name, data)
+            named = {each.machine_id for each in noted}
+            known = set(session.exec(select(MachineRow.id).where(col(MachineRow.id).in_(named))).all())
+            add_events(session, [each for each in noted if each.machine_id in known])
 
         await self._database.write(write)
         self._ring()
@@ -223,7 +243,7 @@ class MachineStore:
 
     def _change(self, session: Session, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
         row = _row(session, machine_id)
-        edit(Edit(session, row, _load(session, row), self._clock()))
+        edit(Edit(session, row, self._clock()))
         return self._follow_up(session, row)
 
     def _follow_up(self, session: Session, row: MachineRow) -> Changed:
@@ -262,9 +282,9 @@ class MachineStore:
     def _found_or_new(self, session: Session, evidence: Evidence, machine_id: str | None) -> MachineRow:
         if machine_id is not None:
             return _row(session, machine_id)
-        taken = frozenset(session.exec(select(MachineRow.id)).all())
         now = self._clock()
-        row = MachineRow(id=identities.new_id(evidence, taken), first_seen=now)
+        new = identities.new_id(evidence, is_taken=lambda taken: session.get(MachineRow, taken) is not None)
+        row = MachineRow(id=new, first_seen=now)
         session.add(row)
         session.flush()
         add_event(session, row.id, now, "machine.discovered", {"mac": evidence.macs[0]})
@@ -278,13 +298,20 @@ class MachineStore:
 
 def add_event(session: Session, machine_id: str, at: datetime, name: str, data: dict[str, Scalar]) -> None:
     """Write an event for people and, if it is of interest there, for the manager."""
-    row = EventRow(machine_id=machine_id, at=at, name=name, data=dict(data))
-    session.add(row)
+    add_events(session, [Noted(at, machine_id, name, data)])
+
+
+def add_events(session: Session, noted: Sequence[Noted]) -> None:
+    """The same for many."""
+    rows_ = [EventRow(machine_id=each.machine_id, at=each.at, name=each.name, data=dict(each.data)) for each in noted]
+    session.add_all(rows_)
     session.flush()
-    if row.id is not None and row.id % 64 == 0:
-        _forget_old_events(session, machine_id)
-    if not name.startswith(_NOT_FOR_THE_MANAGER):
-        outbox.add(session, "event", machine_id, {"name": name, "data": dict(data)}, at)
+    for row in rows_:
+        if row.id is not None and row.id % 64 == 0:
+            _forget_old_events(session, row.machine_id)
+    for each in noted:
+        if not each.name.startswith(_NOT_FOR_THE_MANAGER):
+            outbox.add(session, "event", each.machine_id, {"name": each.name, "data": dict(each.data)}, each.at)
 
 
 def _forget_old_events(session: Session, machine_id: str) -> None:

@@ -403,7 +403,7 @@ def test_refused_override_does_not_stop_power(tmp_path: Path) -> None:
     async def use(site: Site) -> None:
         site.bmc.refuses_override = True
         async with site.working():
-            machine = await site.machines.identify(Evidence(macs=(MAC,)))
+            machine = (await site.machines.identify(Evidence(macs=(MAC,)))).machine
             await site.manager.desire(machine.id, 1, ACCEPTED)
             await _told(site, [PowerAction.ON])
 
@@ -441,7 +441,7 @@ def test_operators_are_told_who_decides(tmp_path: Path) -> None:
         def desk(manager_url: str | None) -> OperatorDesk:
             return OperatorDesk(site.machines, site.bmcs, site.bmc, manager_url=manager_url, status=dict)
 
-        machine = await site.machines.identify(Evidence(macs=(MAC,), serial="SN1"))
+        machine = (await site.machines.identify(Evidence(macs=(MAC,), serial="SN1"))).machine
         with pytest.raises(RefusedError, match="decides") as caught:
             await desk("wss://m").accept(machine.id)
         assert "manager" in caught.value.hint
@@ -466,8 +466,8 @@ def test_two_machines_with_one_uuid_stay_two(tmp_path: Path) -> None:
     cloned = {"uuid": "4c4c4544-0051-3510-8051-c4c04f373732", "serial": "CLONE"}
 
     async def use(site: Site) -> None:
-        first = await site.machines.identify(Evidence(macs=(MAC,), **cloned))
-        second = await site.machines.identify(Evidence(macs=(OTHER,), **cloned))
+        first = (await site.machines.identify(Evidence(macs=(MAC,), **cloned))).machine
+        second = (await site.machines.identify(Evidence(macs=(OTHER,), **cloned))).machine
         assert first.id != second.id
         assert second.facts.warnings
         await site.manager.desire(first.id, 1, ACCEPTED)

@@ -97,9 +97,9 @@ def test_evidence_of_two_settled_machines_is_nobody() -> None:
 
 def test_ids_are_minted_again_after_a_loss() -> None:
     """A provider that lost its store gives a machine another id, or two machines the same."""
-    first = identity.new_id(Evidence((A2, A1)), frozenset())
-    assert first == identity.new_id(Evidence((A1,)), frozenset())
-    assert identity.new_id(Evidence((A1,)), frozenset({first})) != first
+    first = identity.new_id(Evidence((A2, A1)), lambda _id: False)
+    assert first == identity.new_id(Evidence((A1,)), lambda _id: False)
+    assert identity.new_id(Evidence((A1,)), lambda each: each == first) != first
 
 
 @pytest.mark.parametrize("text", [U1, U1.upper(), U1.replace("-", ""), f"{{{U1}}}", f" {U1}\n"])
