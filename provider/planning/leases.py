@@ -262,7 +262,6 @@ class LeaseTable:
             self._leases[int(lease.address)] = lease
         for number, offer in self._offers.items():
             self._offers[number] = replace(offer, at=offer.at + step)
-        self._lamented_at = None
         self._rebuild_expiring()
         return changed
 
