@@ -293,6 +293,8 @@ class Conversations(RuleBasedStateMachine):
         if address == dhcp.NOWHERE:
             return
         assert address not in self.quarantined, "it is in use by somebody else"
+        saved = self.saved.get(address)
+        assert saved is None or saved.expires_at <= self.now or saved.claimant.mac == answer.chaddr, "it is leased"
         if address in RESERVED:
             assert mac(RESERVED[address][1]) == answer.chaddr, "it is reserved for another"
             return
@@ -321,6 +323,16 @@ class Conversations(RuleBasedStateMachine):
                 assert saved.expires_at >= lease.expires_at
 
     @invariant()
+    def client_has_one_lease(self) -> None:
+        for network in POOLS:
+            live = [
+                lease.claimant.mac
+                for lease in self.saved.values()
+                if lease.address in network and lease.expires_at > self.now and not lease.declined
+            ]
+            assert len(live) == len(set(live))
+
+    @invariant()
     def a_restart_would_change_nothing(self) -> None:
         restarted = new_subnets(self.saved)
         for client in self.clients:
@@ -328,7 +340,7 @@ class Conversations(RuleBasedStateMachine):
                 subnet = restarted.of(lease.address)
                 assert subnet is not None
                 assert subnet.table.may_have(lease.claimant, lease.address, self.now)
-                assert subnet.table.owner(lease.address) == mac(client.number)
+                assert subnet.table.lease_of(mac(client.number)).address == lease.address
 
 
 Conversations.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
