@@ -7,12 +7,15 @@ One input is up to `MOST_STEPS` datagrams to one provider, which has a network o
 | Bytes | Meaning |
 |---|---|
 | 1 | the interface, the port, what we know of the machine, and whether the provider restarts first |
-| 1 | the seconds since the step before: `_WAITS` |
+| 1 | the seconds since the step before (`_WAITS`, in the lowest three bits); two bits of what ARP probes hear; the style |
 | raw: 2, and as many | the whole datagram |
 | else: 1, 1, 1 | the client's number (`_mac`; 0x80: it wants broadcasts), ciaddr, giaddr: `_ADDRESSES` |
 | else: 1, and as many | the options, as they stand on the wire |
 
 In place of ciaddr, 0x80 is the address that was answered last; beside giaddr, it adds options that ask for that.
+
+A DHCPOFFER that waits for an ARP probe is answered as the shell does it: when nobody says that it uses the address, or
+with another address when somebody does; or the next packets come first.
 
 What must hold, whatever comes: nobody is promised an address that another has, or that is not his to have; what was promised
 is saved, and still holds after a restart; boot files are those that the interface has; an answer fits its client, and reads
@@ -36,9 +39,12 @@ from provider.domain.errors import MalformedPacketError
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 from provider.planning import offer, reply
+from provider.planning.conflicts import TRIES, Probe
+from provider.planning.floods import Floods
 from provider.planning.leases import Pool
 from provider.planning.loader import Loader
-from provider.planning.reply import Asked, Decision, Forget, Reply, Scope
+from provider.planning.proxy_style import ORDER, Style
+from provider.planning.reply import Asked, Decision, Forget, Reply, Scope, Verify
 from provider.planning.subnets import Leasing, Subnet, Subnets, device_options, site_options
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option, Packet
@@ -48,7 +54,7 @@ MOST_STEPS = 16
 LIFE = 4096
 """Inputs that one provider takes, where it outlives them."""
 
-MOST_BYTES = 8 << 20
+MOST_BYTES = 32 << 20
 """Of all tables of one provider; what they remember of strangers is limited in number, and a datagram in size."""
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -77,8 +83,9 @@ _SITE = site_options(
 )
 _MUCH = site_options(
     router=IPv4Address("10.88.0.1"),
-    search=[f"row-{number}.hall-of-machines.example.com" for number in range(8)],
-    routes=[(IPv4Network((f"10.{number}.0.0", 16)), IPv4Address("10.88.0.1")) for number in range(100, 130)],
+    search=[f"row-{number}.hall-of-machines.example.com" for number in range(12)],
+    routes=[(IPv4Network((f"10.{number}.0.0", 16)), IPv4Address("10.88.0.1")) for number in range(100, 160)],
+    ntp=[IPv4Address("10.88.0.2")] * 30,
     mtu=9000,
 )
 """More than fits into the shortest answer, and single options of more than 255 bytes."""
@@ -88,10 +95,16 @@ _LEASINGS = {
         ((IPv4Address("10.77.0.100"), IPv4Address("10.77.0.105")),),
         ((IPv4Address("10.77.0.103"), IPv4Address("10.77.0.103")),),
         _RESERVED,
+        conflict_probe=timedelta(seconds=0.5),
         options=_SITE,
         device_options=_DEVICES,
     ),
-    _FAR: Leasing(((IPv4Address("10.88.0.10"), IPv4Address("10.88.0.11")),), reservations=_RESERVED_FAR, options=_MUCH),
+    _FAR: Leasing(
+        ((IPv4Address("10.88.0.10"), IPv4Address("10.88.0.11")),),
+        reservations=_RESERVED_FAR,
+        clients_per_port=1,
+        options=_MUCH,
+    ),
 }
 _POOLS = {network: Pool(each.ranges, each.excluded) for network, each in _LEASINGS.items()}
 
@@ -110,6 +123,7 @@ _ADDRESSES = (
     *map(IPv4Address, ("10.88.0.1", "10.88.0.10", "10.88.0.11")),
 )
 _HEADER_BYTES = 240
+_NEVER_LEFT_OUT = (Option.CLIENT_ID, Option.MESSAGE_TYPE, Option.SERVER_ID, Option.LEASE_TIME, Option.RELAY_AGENT)
 _WAITS = (0, 1, 5, 30, 61, 100, 601, 3601)
 """Seconds: an offer is held for 30, boot leases last 120, quarantine 600, other leases 3,600."""
 
@@ -122,6 +136,10 @@ _SILENCED = 0x10
 _SIGNED = 0x20
 _RAW = 0x40
 _RESTART = 0x80
+
+_NOBODY, _SOMEBODY, _ITSELF = range(3)
+"""Who says by ARP that it has an address that is probed; 3: nobody yet."""
+_STRANGER = bytes(6)
 
 
 def words() -> Iterable[bytes]:
@@ -171,6 +189,8 @@ class World:
         self._saved: dict[IPv4Address, Lease] = {}
         self._answered = 0
         """Its place in `_ADDRESSES`."""
+        self._floods = Floods()
+        self._probing: list[tuple[Probe, Scope]] = []
         self._start()
 
     def play(self, data: bytes) -> None:
@@ -183,16 +203,19 @@ class World:
 
     def weigh(self) -> int:
         """Bytes of all tables that the provider holds."""
-        return _weight(self._subnets)
+        return _weight((self._subnets, self._floods))
 
     def _start(self) -> None:
+        self._probing.clear()
         self._subnets = Subnets(
             Subnet(network, leasing, ours=[_OURS], known=self._saved.values()) for network, leasing in _LEASINGS.items()
         )
 
     def _step(self, reader: Reader) -> None:
         how = reader.number()
-        self._now += timedelta(seconds=_WAITS[reader.number() % len(_WAITS)])
+        then = reader.number()
+        self._now += timedelta(seconds=_WAITS[then % len(_WAITS)])
+        self._end_probes()
         raw = reader.bytes(reader.number(2)) if how & _RAW else self._datagram(reader)
         if how & _RESTART:
             self._start()
@@ -203,10 +226,42 @@ class World:
             demand(bool(error.field) and 0 <= error.offset <= len(raw), "the error names no place")
             return
         scope = _SCOPES[how & _SCOPE]
-        asked = _asked(packet, how, scope)
+        if self._floods.excess(packet, scope, self._now) is None:
+            reply.attachment(packet, scope)
+            self._answer(_asked(packet, how, scope, ORDER[(then >> 5) % len(ORDER)]), scope, (then >> 3) & 3)
+
+    def _answer(self, asked: Asked, scope: Scope, heard: int, tries: int = 1) -> None:
+        """Decide, and probe if it has to be; what is `heard` is `_NOBODY`, `_SOMEBODY`, `_ITSELF` or nothing yet."""
         decision = offer.decide(asked, scope, self._subnets, self._now)
-        reply.attachment(packet, scope)
-        self._check(decision, asked, scope)
+        if not isinstance(decision, Verify):
+            self._check(decision, asked, scope)
+            return
+        subnet = self._subnets.of(decision.address)
+        demand(subnet is not None and not scope.proxy, "an address of no subnet is probed")
+        if subnet is None:
+            return
+        probe = subnet.probes.begin(asked, decision.address, tries)
+        if heard == _SOMEBODY and subnet.probes.heard(decision.address.packed, _STRANGER) is not None:
+            self._save((subnet.table.quarantine(asked.packet.chaddr, decision.address, self._now),))
+            if tries < TRIES:
+                self._answer(asked, scope, heard, tries + 1)
+        elif heard == _ITSELF:
+            own = macs.to_bytes(asked.packet.chaddr)
+            demand(subnet.probes.heard(decision.address.packed, own) is None, "a client is a conflict of its own")
+        if probe is not None:
+            self._probing.append((probe, scope))
+            if heard == _NOBODY:
+                self._end_probes()
+
+    def _end_probes(self) -> None:
+        """Nobody said anything for long enough."""
+        probing, self._probing = self._probing, []
+        for probe, scope in probing:
+            subnet = self._subnets.of(probe.address)
+            if subnet is not None and subnet.probes.silence(probe, self._now):
+                decision = offer.decide(probe.asked, scope, self._subnets, self._now)
+                demand(not isinstance(decision, Verify) or decision.address != probe.address, "it is probed again")
+                self._check(decision, probe.asked, scope)
 
     def _datagram(self, reader: Reader) -> bytes:
         who, ciaddr, giaddr = reader.number(), reader.number(), reader.number()
@@ -307,11 +362,11 @@ def _asks_for(place: int) -> bytes:
     return wanted + bytes((Option.SERVER_ID, 4)) + _OURS.packed
 
 
-def _asked(packet: Packet, how: int, scope: Scope) -> Asked:
+def _asked(packet: Packet, how: int, scope: Scope, style: Style) -> Asked:
     source = packet.ciaddr if how & _FROM_CIADDR else dhcp.NOWHERE
     port = pxe.SERVER_PORT if how & _PORT_4011 else scope.ports[0]
     loader = Loader.SIGNED if how & _SIGNED else Loader.IPXE
-    return Asked(packet, pxe.client(packet), (str(source), 68), port, not how & _SILENCED, loader)
+    return Asked(packet, pxe.client(packet), (str(source), 68), port, not how & _SILENCED, loader, style)
 
 
 def _reads_as_meant(decision: Reply, request: Packet) -> None:
@@ -322,10 +377,12 @@ def _reads_as_meant(decision: Reply, request: Packet) -> None:
     read = dhcp.decode(raw)
     demand(replace(read, options={}) == replace(meant, options={}), "the header of an answer reads differently")
     demand(read.options.items() <= meant.options.items(), "an option of an answer reads differently")
-    for code in (Option.MESSAGE_TYPE, Option.SERVER_ID, Option.LEASE_TIME, Option.RELAY_AGENT):
+    for code in _NEVER_LEFT_OUT if len(meant.options.get(Option.CLIENT_ID, b"")) < 256 else _NEVER_LEFT_OUT[1:]:
         demand((code in read.options) == (code in meant.options), f"{code.name} is left out of an answer")
     for code in (Option.CLIENT_ID, Option.RELAY_AGENT):
         demand(meant.options.get(code) == request.options.get(code), f"{code.name} does not come back")
+    if relay := meant.options.get(Option.RELAY_AGENT):
+        demand(relay[-255:] + b"\xff" in raw[_HEADER_BYTES:], "no relay finds its option")
 
 
 @cache
