@@ -33,6 +33,10 @@ ADDRESS = "10.77.0.1"
 PORT = 8080
 MACS = (MacAddress("52:54:00:00:00:01"), MacAddress("52:54:00:00:00:02"))
 PATIENCE = 120.0  # seconds
+UEFI_PATIENCE = 60.0
+UEFI_TRIES = 3
+
+pytestmark = pytest.mark.timeout(400)
 
 BOOT_SECTOR = (
     bytes.fromhex("31c0 8ed8 fc be167c baf803 ac 84c0 7403 ee ebf8 f4 ebfd") + b"this is the disk\r\n\0"
@@ -68,9 +72,9 @@ class Screen:
         self._output = output
         self.text = ""
 
-    async def says(self, words: str) -> None:
+    async def says(self, words: str, patience: float = PATIENCE) -> None:
         """Wait for words behind the ones before."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while words not in self.text:
                 part = await self._output.read(4096)
                 assert part, self.text
@@ -155,14 +159,22 @@ def test_every_way_out_of_uefi(tmp_path: Path, hand_off: HandOff) -> None:
     A way to the disk ends in the menu of the firmware, or hangs (edge case 48).
 
     There is no boot loader on this disk: that the firmware looks for one is what we wait for. `exit` is in the whole story.
+    OVMF 2022.11 without KVM stood still in 3 of 20 runs, on an idle box too; it is switched on again then.
     """
 
     async def use(boots: Boots, screen: Screen) -> None:
-        await screen.says("going on to the next boot device")
-        await screen.says('Boot0001 "UEFI Misc Device"')
+        await screen.says("going on to the next boot device", UEFI_PATIENCE)
+        await screen.says('Boot0001 "UEFI Misc Device"', UEFI_PATIENCE)
         assert len(boots.asked) == 1
 
-    with_machine(tmp_path, to_disk(hand_off), use, uefi=True)
+    for tries in range(1, UEFI_TRIES + 1):
+        try:
+            with_machine(tmp_path, to_disk(hand_off), use, uefi=True)
+        except* TimeoutError:
+            if tries == UEFI_TRIES:
+                raise
+        else:
+            break
 
 
 def test_nothing_to_boot(tmp_path: Path) -> None:
