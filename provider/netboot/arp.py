@@ -25,7 +25,7 @@ def probe(ours: bytes) -> bytes:
     The sender's protocol address is 0.0.0.0, so that no neighbour learns anything from it.
     """
     nobody = "00:00:00:00:00:00"
-    packet = ARP(op="who-has", hwsrc=ours.hex(":"), psrc="0.0.0.0", hwdst=nobody, pdst="0.0.0.0")  # noqa: S104
+    packet = ARP(op="who-has", hwsrc=ours.hex(":"), psrc="0.0.0.0", hwdst=nobody, pdst="0.0.0.0")  # noqa: S104 - no address to bind to: a probe has no sender
     return bytes(packet)[:-4]
 
 

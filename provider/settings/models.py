@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from provider.domain import mac
 from provider.domain.machine import HandOff
@@ -43,6 +43,7 @@ def _duration(value: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Mac = Annotated[str, AfterValidator(mac.parse)]
 
 
 class Model(BaseModel):
@@ -101,7 +102,7 @@ class ReservationSettings(Model):
 
     address: IPv4Address
     """In the network; inside a pool or beside it."""
-    mac: str | None = None
+    mac: Mac | None = None
     """MAC address of the interface that boots."""
     uuid: str | None = None
     """SMBIOS UUID, as firmware tells it in option 97."""
@@ -109,11 +110,6 @@ class ReservationSettings(Model):
     """Switch port behind a relay (option 82), as text, or as `0x` and hex digits."""
     remote_id: str = ""
     """With a circuit_id: of the relay that calls itself so (option 82), likewise. Default: of any."""
-
-    @field_validator("mac")
-    @classmethod
-    def _spell_mac(cls, value: str | None) -> str | None:
-        return None if value is None else mac.parse(value)
 
     @field_validator("uuid")
     @classmethod
@@ -280,14 +276,9 @@ class TftpSettings(Model):
 class LoaderSettings(Model):
     """What the UEFI firmware behind one MAC address boots with."""
 
-    mac: str
+    mac: Mac
     """MAC address of the interface that boots."""
     loader: Loader
-
-    @field_validator("mac")
-    @classmethod
-    def _spell_mac(cls, value: str) -> str:
-        return mac.parse(value)
 
 
 class UefiSettings(Model):
@@ -302,14 +293,9 @@ class UefiSettings(Model):
 class ProxyStyleSettings(Model):
     """How ProxyDHCP speaks to the PXE firmware behind one MAC address."""
 
-    mac: str
+    mac: Mac
     """MAC address of the interface that boots."""
     style: Style
-
-    @field_validator("mac")
-    @classmethod
-    def _spell_mac(cls, value: str) -> str:
-        return mac.parse(value)
 
 
 class ProxyDhcpSettings(Model):
@@ -324,13 +310,8 @@ class ProxyDhcpSettings(Model):
 class HandOffSettings(Model):
     """How the machine with one of its MAC addresses is sent to its disk."""
 
-    mac: str
+    mac: Mac
     hand_off: HandOff
-
-    @field_validator("mac")
-    @classmethod
-    def _spell_mac(cls, value: str) -> str:
-        return mac.parse(value)
 
 
 class DiskBootSettings(Model):
@@ -372,17 +353,12 @@ class OperatorSettings(Model):
 class MachineSelector(Model):
     """Names one machine by what it will report; exactly one of these."""
 
-    mac: str | None = None
+    mac: Mac | None = None
     """Any of its permanent MAC addresses."""
     uuid: str | None = None
     """SMBIOS UUID."""
     serial: str | None = None
     """SMBIOS system serial number."""
-
-    @field_validator("mac")
-    @classmethod
-    def _spell_mac(cls, value: str | None) -> str | None:
-        return None if value is None else mac.parse(value)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> MachineSelector:

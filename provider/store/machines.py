@@ -303,10 +303,10 @@ def add_event(session: Session, machine_id: str, at: datetime, name: str, data: 
 
 def add_events(session: Session, noted: Sequence[Noted]) -> None:
     """The same for many."""
-    rows_ = [EventRow(machine_id=each.machine_id, at=each.at, name=each.name, data=dict(each.data)) for each in noted]
-    session.add_all(rows_)
+    events = [EventRow(machine_id=each.machine_id, at=each.at, name=each.name, data=dict(each.data)) for each in noted]
+    session.add_all(events)
     session.flush()
-    for row in rows_:
+    for row in events:
         if row.id is not None and row.id % 64 == 0:
             _forget_old_events(session, row.machine_id)
     for each in noted:
