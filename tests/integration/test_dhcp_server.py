@@ -110,12 +110,17 @@ async def serving(
 
 
 async def client(cable: Wire, *command: str, timeout: float = 30) -> tuple[int, str]:
-    """Run a client's program in its namespace without stopping our loop."""
+    """Run a client's program in its namespace without stopping our loop; it does not outlive the call."""
     process = await asyncio.create_subprocess_exec(
         *cable.inside(*command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    async with asyncio.timeout(timeout):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(timeout):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     return process.returncode or 0, output.decode("utf-8", "replace")
 
 
