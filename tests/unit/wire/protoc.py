@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 from hypothesis import strategies as st
 
-from provider.wire import cosi, omni, protobuf, talos_agent
+from provider.wire import cosi, omni, protobuf, talos_agent, tunnel
 
 # --- the files --------------------------------------------------------------------------------------------------------
 
@@ -289,6 +289,62 @@ service AgentService {
 }
 """
 
+STATUS = """
+syntax = "proto3";
+package google.rpc;
+import "google/protobuf/any.proto";
+
+message Status { int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3; }
+"""
+
+TUNNEL = """
+syntax = "proto3";
+package grpctunnel.v1;
+import "google/protobuf/empty.proto";
+import "google/rpc/status.proto";
+
+service TunnelService {
+    rpc OpenTunnel(stream ClientToServer) returns (stream ServerToClient);
+    rpc OpenReverseTunnel(stream ServerToClient) returns (stream ClientToServer);
+}
+message ClientToServer {
+    int64 stream_id = 1;
+    oneof frame {
+        NewStream new_stream = 2;
+        MessageData request_message = 3;
+        bytes more_request_data = 4;
+        google.protobuf.Empty half_close = 5;
+        google.protobuf.Empty cancel = 6;
+        uint32 window_update = 7;
+    }
+}
+message ServerToClient {
+    int64 stream_id = 1;
+    oneof frame {
+        Settings settings = 6;
+        Metadata response_headers = 2;
+        MessageData response_message = 3;
+        bytes more_response_data = 4;
+        CloseStream close_stream = 5;
+        uint32 window_update = 7;
+    }
+}
+message Settings { repeated ProtocolRevision supported_protocol_revisions = 1; uint32 initial_window_size = 2; }
+message NewStream {
+    string method_name = 1;
+    Metadata request_headers = 2;
+    uint32 initial_window_size = 3;
+    ProtocolRevision protocol_revision = 4;
+}
+message MessageData { uint32 size = 1; bytes data = 2; }
+message CloseStream { Metadata response_trailers = 1; google.rpc.Status status = 2; }
+message Metadata {
+    message Values { repeated string val = 1; }
+    map<string, Values> md = 1;
+}
+enum ProtocolRevision { REVISION_ZERO = 0; REVISION_ONE = 1; }
+"""
+
 FILES = {
     "v1alpha1/resource.proto": RESOURCE,
     "v1alpha1/state.proto": STATE,
@@ -296,6 +352,8 @@ FILES = {
     "omni/specs.proto": OMNI,
     "provider/specs.proto": PROVIDER,
     "agent/agent.proto": AGENT,
+    "google/rpc/status.proto": STATUS,
+    "grpctunnel/v1/tunnel.proto": TUNNEL,
 }
 
 # --- which of ours is which of theirs ---------------------------------------------------------------------------------
@@ -365,11 +423,21 @@ IN_PROTO: list[tuple[type[Any], str]] = [
     (protobuf.Empty, "management.RebootResponse"),
     (talos_agent.WipeDisksRequest, "management.WipeDisksRequest"),
     (protobuf.Empty, "management.WipeDisksResponse"),
+    (tunnel.ClientToServer, "grpctunnel.v1.ClientToServer"),
+    (tunnel.ServerToClient, "grpctunnel.v1.ServerToClient"),
+    (tunnel.Settings, "grpctunnel.v1.Settings"),
+    (tunnel.NewStream, "grpctunnel.v1.NewStream"),
+    (tunnel.MessageData, "grpctunnel.v1.MessageData"),
+    (tunnel.CloseStream, "grpctunnel.v1.CloseStream"),
+    (tunnel.Status, "google.rpc.Status"),
+    (tunnel.Metadata, "grpctunnel.v1.Metadata"),
+    (tunnel.Values, "grpctunnel.v1.Metadata.Values"),
 ]
 
 LEFT_OUT = {
     "cosi.resource.GetRequest": {"options"},
     "cosi.resource.meta.ResourceDefinitionSpec": {"print_columns", "sensitivity"},
+    "google.rpc.Status": {"details"},
 }
 """Fields that our classes do not have."""
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provider.domain.errors import MalformedPacketError
-from provider.wire import cosi, omni, protobuf, talos_agent
+from provider.wire import cosi, omni, protobuf, talos_agent, tunnel
 from tests.unit.wire import protoc
 
 PAIRS = pytest.mark.parametrize(("kind", "name"), protoc.IN_PROTO, ids=[name for _, name in protoc.IN_PROTO])
@@ -78,7 +78,7 @@ def test_any_bytes_are_a_message_or_malformed(kind: type[Any], name: str, data: 
 def test_no_message_is_missing_here() -> None:
     """A message that nobody compares may have any number at any field."""
     compared = {kind for kind, _ in protoc.IN_PROTO}
-    for module in (cosi, omni, talos_agent):
+    for module in (cosi, omni, talos_agent, tunnel):
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if kind.__module__ == module.__name__ and is_dataclass(kind) and _is_message(kind):
                 assert kind in compared, name
@@ -128,3 +128,9 @@ def test_methods_are_theirs(file: str, package: str, service: str, methods: list
     for ours, method in zip(methods, theirs, strict=True):
         assert (ours.request, method.input_type.full_name) in pairs
         assert (ours.answer, method.output_type.full_name) in pairs
+
+
+def test_the_tunnel_is_theirs() -> None:
+    """The agent would call a method that nobody serves."""
+    service = protoc.pool().FindServiceByName("grpctunnel.v1.TunnelService")
+    assert f"/{service.full_name}/{service.FindMethodByName('OpenReverseTunnel').name}" == tunnel.METHOD
