@@ -48,6 +48,7 @@ from provider.netboot.router_advertisement import RouterAdvertiser
 from provider.netboot.tftp_scripts import TftpScripts
 from provider.netboot.tftp_server import TftpServer
 from provider.planning import interfaces, kernels, reply
+from provider.planning.forgetting import Names
 from provider.planning.interfaces import Link, Opening, Service, Station, Wanted
 from provider.planning.lifecycle import Policy
 from provider.planning.loader import Loader
@@ -58,6 +59,7 @@ from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
 from provider.reconcile.firmwares import Choice, Firmwares
+from provider.reconcile.forgetting import Forgetter
 from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
 from provider.reconcile.operators import OperatorDesk
@@ -174,6 +176,7 @@ class Daemon:
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
         self._operator_api = Listener("operator API", operators.application(operator_desk, self._addresses))
         self._interfaces = self._follow_interfaces()
+        self._forgetter = Forgetter(self._machines, self._firmwares, self._names, utc_now)
 
     async def start(self) -> None:
         """
@@ -198,6 +201,7 @@ class Daemon:
             (self._workers.run, "workers"),
             (self._agent_desk.watch, "agent watch"),
             (self._firmwares.run, "firmwares"),
+            (self._forgetter.run, "forgetter"),
             (self._dhcp.run, "dhcp"),
             (self._tftp.run, "tftp"),
             (self._advertiser.run, "router advertisements"),
@@ -287,6 +291,23 @@ class Daemon:
             loaders=Choice(None if uefi.loader == "learn" else Loader(uefi.loader), loaders),
             styles=Choice(None if proxy.style == "learn" else Style(proxy.style), styles),
         )
+
+    def _names(self) -> Names:
+        """What settings and operators call machines by."""
+        settings = self._settings
+        bmcs = [each.machine for each in settings.bmcs]
+        macs = [each.mac for each in bmcs if each.mac is not None]
+        macs += [each.mac for each in settings.uefi.machines]
+        macs += [each.mac for each in settings.proxy_dhcp.machines]
+        macs += [each.mac for each in settings.disk_boot.machines]
+        named = Names(
+            macs=frozenset(macs),
+            uuids=frozenset(each.uuid.lower() for each in bmcs if each.uuid is not None),
+            serials=frozenset(each.serial for each in bmcs if each.serial is not None),
+        )
+        subnets = (*settings.network.interfaces, *settings.network.subnets)
+        reserved = [_reservation(each) for subnet in subnets for each in subnet.reservations]
+        return named.with_reserved((*reserved, *self._addresses.reservations()))
 
     def _hand_offs(self) -> HandOffs:
         disk_boot = self._settings.disk_boot

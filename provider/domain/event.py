@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+DISCOVERED = "machine.discovered"
+"""The first event of a machine."""
+
+FORGOTTEN = "machine.forgotten"
+"""The last, for the manager alone: the machine is gone, and what comes by its id later is a new one."""
+
 
 @dataclass(frozen=True)
 class Event:

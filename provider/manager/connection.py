@@ -56,6 +56,9 @@ class Outbox(Protocol):
     async def acknowledge(self, sequence: int) -> None:
         """Forget everything up to and including a number."""
 
+    async def oldest(self) -> int:
+        """The first number that no manager has acknowledged."""
+
     async def next_sequence(self) -> int:
         """The number that the next new item will get."""
 
@@ -147,10 +150,7 @@ class Connection:
             log.debug("manager.close_timed_out")
 
     async def _session(self, hello: Hello) -> LinkSession:
-        # In this order: an item that comes between the two looks is then the oldest, and not one that is missing.
-        following = await self._outbox.next_sequence()
-        waiting = await self._outbox.after(0, 1)
-        oldest = waiting[0].sequence if waiting else following
+        following, oldest = await self._outbox.next_sequence(), await self._outbox.oldest()
         return LinkSession(hello.model_copy(update={"next_sequence": following}), oldest, self._memory.told_from)
 
     # --- the three tasks ---
@@ -242,8 +242,7 @@ class Connection:
                 raise LinkEndedError(why)
 
     async def _remember_telling(self) -> None:
-        waiting = await self._outbox.after(0, 1)
-        self._memory.told_from = waiting[0].sequence if waiting else None
+        self._memory.told_from = await self._outbox.oldest()
 
     async def _desire(self, wanted: Desire) -> None:
         """One machine that cannot have what is wanted of it must not hold up the others."""

@@ -10,6 +10,9 @@ Provider and manager speak JSON, one message in one WebSocket text frame, each w
 | `heartbeat` | `heartbeat`, the answer to one |
 | `error` | `error`, `desired`, `resync` |
 
+A provider forgets a machine that never reported and that nobody wants, or that turned out to be a part of another: the event
+`machine.forgotten` is the last item of it, and what comes by its id later is a new machine, of which nothing is wanted yet.
+
 Fields that a side does not know are ignored and types that it does not know are logged, so that either side may be newer. A
 message that does not validate is answered with `error`, which names the field, and changes nothing.
 """

@@ -7,8 +7,8 @@ The provider's end of one connection as a pure machine: messages in, commands an
     ack(n)           -> forget up to n; there is room again
     desired, resync  -> hand on
 
-The outbox holds a run of numbers up to `next_sequence - 1`, from the first that no manager acknowledged: `oldest`. Where the
-manager's last number n lies tells what happened since:
+The outbox holds numbers up to `next_sequence - 1`, from the first that no manager acknowledged: `oldest`. Where the manager's
+last number n lies tells what happened since:
 
 | n | Meaning | What we do |
 |---|---|---|
@@ -118,7 +118,7 @@ class LinkSession:
     hello: messages.Hello
     """The first message; its `next_sequence` is the outbox as it was before the link."""
     oldest: int
-    """The first number in the outbox, or `next_sequence` if that is empty."""
+    """The first number that no manager acknowledged; `next_sequence` if there is none."""
     told_from: int | None = None
     """The oldest item at the time when everything was last told; as long as it is still the oldest, nothing of that
     has been acknowledged, and telling it once more would only make the outbox longer."""

@@ -67,6 +67,10 @@ _PLACEHOLDER_SERIALS = frozenset(
 )
 
 
+_TWINS_TOLD = 3
+"""Machines that a new one is said to have the UUID or serial of: a batch of cloned firmware has hundreds."""
+
+
 def believable_uuid(text: str) -> str:
     """Normalise an SMBIOS UUID; empty if it is none, or one that firmware makers leave in by the thousand."""
     lowered = text.strip().strip("\0").lower()
@@ -147,7 +151,7 @@ def match(evidence: Evidence, known: Sequence[Identity], settled: frozenset[str]
         return _one_of(evidence, agreeing, settled, moved)
     if moved:
         return _moved(evidence, known, moved)
-    return Match(machine_id=None, warnings=tuple(_twin_warning(evidence, twin) for twin in known))
+    return Match(machine_id=None, warnings=tuple(_twin_warning(evidence, twin) for twin in known[:_TWINS_TOLD]))
 
 
 def contradicts(evidence: Evidence, identity: Identity) -> bool:

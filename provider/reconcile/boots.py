@@ -61,7 +61,7 @@ class BootDesk:
 
     def note_file(self, machine_id: str, file: str, bytes_: int, seconds: float) -> None:
         """A boot file was fetched on behalf of a machine; an unknown id is ignored."""
-        if machine_id in self._machines.ids():
+        if self._machines.knows(machine_id):
             self._machines.note_machine(
                 machine_id, "boot.file_served", file=file, bytes=bytes_, seconds=round(seconds, 3)
             )

@@ -9,7 +9,7 @@ after a restart.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -144,6 +144,13 @@ class Firmwares:
             self._keep(mac, seen.proven)
         if known.style is not None and seen.style is not None:
             self._tell_style(mac, known.style, seen.style)
+
+    def forget(self, macs: Iterable[MacAddress]) -> None:
+        """Their machine is gone, and what was learned goes with it."""
+        for mac in macs:
+            known = self._known.pop(mac, None)
+            if known is not None and known.proven != Proven():
+                self._keep(mac, Proven())
 
     def _tell_style(self, mac: MacAddress, before: proxy_style.Trial, after: proxy_style.Trial) -> None:
         if after.style is not before.style:

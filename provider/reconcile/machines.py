@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,8 +19,10 @@ import structlog
 
 from provider.domain.errors import BootwrightError
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, Attachment, Evidence, Machine
+from provider.domain.machine import Acceptance, Attachment, Evidence, Identity, Machine
 from provider.kit.signal import Signal
+from provider.planning import forgetting
+from provider.planning.forgetting import Names
 from provider.planning.lifecycle import Plan
 from provider.store.machines import Changed, Edit, MachineStore, Noted
 
@@ -54,6 +56,14 @@ class _Attached:
 
 
 @dataclass(slots=True)
+class _Unclaimed:
+    """A machine that may be forgotten."""
+
+    identity: Identity
+    heard_at: datetime
+
+
+@dataclass(slots=True)
 class _Stranger:
     """A MAC address whose machine is not known yet."""
 
@@ -70,6 +80,7 @@ class Machines:
         self._left_alone: set[str] = set()
         self._attachments: dict[MacAddress, Attachment] = {}
         self._systems: dict[str, datetime] = {}
+        self._unclaimed: dict[str, _Unclaimed] = {}
         self._strangers: OrderedDict[MacAddress, _Stranger] = OrderedDict()
         self._noted: asyncio.Queue[Noted | _Attached] = asyncio.Queue(QUEUE)
         self._dropped = 0
@@ -123,6 +134,7 @@ class Machines:
         if machine_id is not None:
             if data.get("stage") == "os":
                 self._systems[machine_id] = self.store.now()
+            self._hear(machine_id)
             self.note_machine(machine_id, name, **data)
             return
         self._stranger(mac).events.append((self.store.now(), name, data))
@@ -130,6 +142,11 @@ class Machines:
     def note_machine(self, machine_id: str, name: str, **data: Scalar) -> None:
         """Queue an event of a known machine."""
         self._queue(Noted(self.store.now(), machine_id, name, data))
+
+    def _hear(self, machine_id: str) -> None:
+        unclaimed = self._unclaimed.get(machine_id)
+        if unclaimed is not None:
+            unclaimed.heard_at = self.store.now()
 
     def system_heard_at(self, machine_id: str) -> datetime | None:
         """When DHCP last heard of a machine what was neither firmware nor boot loader, since we started."""
@@ -171,9 +188,9 @@ class Machines:
             TemporaryError: If the store does not answer.
         """
         changed, absorbed = await self.store.identify(evidence)
-        for machine_id in absorbed:
-            self.wake(machine_id)
+        self._forget(absorbed)
         self._remember(changed.machine)
+        self._hear(changed.machine.id)
         for mac in evidence.macs:
             self._introduce(mac, changed.machine.id)
         return changed
@@ -205,24 +222,53 @@ class Machines:
         changed = await self.quietly_change(machine_id, lambda _edit: None)
         return changed.machine, changed.plan
 
+    # --- machines that go ---
+
+    def unclaimed(self) -> list[tuple[Identity, datetime]]:
+        """The machines that may be forgotten, and when each was last heard of."""
+        return [(each.identity, each.heard_at) for each in self._unclaimed.values()]
+
+    async def forget(self, machine_ids: Collection[str], names: Names, reason: str) -> list[Identity]:
+        """
+        Forget machines, in the store and here; gives those that are gone. One that was claimed meanwhile stays.
+
+        Raises:
+            TemporaryError: If the store does not answer.
+        """
+        gone = await self.store.forget(machine_ids, names, reason)
+        self._forget(gone)
+        return gone
+
+    def _forget(self, gone: Sequence[Identity]) -> None:
+        for identity in gone:
+            log.info("machine.forgotten", machine=identity.id)
+            for mac in identity.macs:
+                self._ids.pop(mac, None)
+                self._attachments.pop(mac, None)
+            self._systems.pop(identity.id, None)
+            self._unclaimed.pop(identity.id, None)
+            self._left_alone.discard(identity.id)
+            bell = self._bells.pop(identity.id, None)
+            if bell is not None:
+                bell.ring()  # Its worker finds that it is gone, and ends.
+
     # --- workers ---
 
     def ids(self) -> frozenset[str]:
         """All machines known."""
         return frozenset(self._bells)
 
+    def knows(self, machine_id: str) -> bool:
+        """Whether there is such a machine."""
+        return machine_id in self._bells
+
     def bell(self, machine_id: str) -> Signal:
-        """Rings when the machine's worker, or whoever waits for its work, should look again."""
-        return self._bells.setdefault(machine_id, Signal())
+        """Rings when the machine's worker, or whoever waits for its work, should look again; never if it is gone."""
+        return self._bells.get(machine_id) or Signal()
 
     def wake(self, machine_id: str) -> None:
         """Ring it."""
         self.bell(machine_id).ring()
-
-    def wake_all(self) -> None:
-        """Ring all of them."""
-        for bell in self._bells.values():
-            bell.ring()
 
     def _remember(self, machine: Machine) -> None:
         for mac in machine.identity.macs:
@@ -233,6 +279,12 @@ class Machines:
             self._left_alone.add(machine.id)
         else:
             self._left_alone.discard(machine.id)
+        if not forgetting.is_unclaimed(machine):
+            self._unclaimed.pop(machine.id, None)
+        elif machine.id in self._unclaimed:
+            self._unclaimed[machine.id].identity = machine.identity
+        else:
+            self._unclaimed[machine.id] = _Unclaimed(machine.identity, forgetting.last_heard(machine.facts))
         if machine.id not in self._bells:
-            self.bell(machine.id)
+            self._bells[machine.id] = Signal()
             self.arrived.ring()

@@ -58,8 +58,8 @@ class OperatorDesk:
         """One summary a machine."""
         summaries = []
         for machine in await self._machines.store.all():
-            machine, plan = await self._machines.plan(machine.id)
-            summaries.append(_summary(machine, plan))
+            with contextlib.suppress(NotFoundError):  # Forgotten meanwhile.
+                summaries.append(_summary(*await self._machines.plan(machine.id)))
         return summaries
 
     async def machine(self, wanted: str) -> JsonObject:

@@ -60,12 +60,18 @@ class Workers:
     async def run(self) -> None:
         """For ever; ends the daemon only if it fails itself, never because a machine's worker did."""
         working: set[str] = set()
+
+        async def work(machine_id: str) -> None:
+            await self._work(machine_id)
+            working.discard(machine_id)
+            self._machines.arrived.ring()  # It may be back already.
+
         async with asyncio.TaskGroup() as group:
             while True:
                 arrived = self._machines.arrived.ticket()
                 for machine_id in self._machines.ids() - working:
                     working.add(machine_id)
-                    group.create_task(self._work(machine_id), name=f"worker {machine_id}")
+                    group.create_task(work(machine_id), name=f"worker {machine_id}")
                 await arrived.wait()
 
     async def _work(self, machine_id: str) -> None:
@@ -78,9 +84,7 @@ class Workers:
                     pause = await self._step(machine_id)
                     failures = 0
                 except NotFoundError:
-                    log.info("machine.forgotten")
-                    await ring.wait()
-                    continue
+                    return
                 except TemporaryError as error:
                     failures += 1
                     pause = error.retry_after

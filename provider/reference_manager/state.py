@@ -19,6 +19,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 from provider.domain.errors import NotFoundError, RefusedError
+from provider.domain.event import FORGOTTEN
 from provider.kit.jsontypes import JsonObject
 from provider.kit.threads import Threads
 from provider.manager.messages import DesiredMessage, DesiredState, Event, Hello, Observed
@@ -264,6 +265,8 @@ def _apply(session: Session, provider: str, item: Observed | Event) -> None:
         name = str(item.state.get("phase", ""))
     else:
         name, data = item.name, dict(item.data)
+        if name == FORGOTTEN and (gone := session.get(MachineRow, (provider, item.machine))) is not None:
+            session.delete(gone)  # With what was wanted of it: nobody has accepted what comes by its id later.
     entry = LogRow(
         provider=provider,
         sequence=item.sequence,

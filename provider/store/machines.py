@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 
 from sqlalchemy import ColumnElement, delete
 from sqlmodel import Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from provider.domain import smbios
 from provider.domain.errors import NotFoundError, RefusedError
-from provider.domain.event import Event
+from provider.domain.event import DISCOVERED, Event
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Attachment, Desired, Evidence, Identity, Machine, Outcome, RecordKind
 from provider.domain.operation import Operation, OperationState
 from provider.kit.signal import Signal
+from provider.planning import forgetting, lifecycle, observed
 from provider.planning import identity as identities
-from provider.planning import lifecycle, observed
+from provider.planning.forgetting import Names
 from provider.store import outbox, rows
 from provider.store.database import Database
 from provider.store.tables import BmcRow, EventRow, MachineRow, MacRow, OperationRow, RecordRow
@@ -35,6 +37,12 @@ Scalar = str | int | float | bool | None
 
 EVENTS_KEPT = 500
 """Per machine; older ones are forgotten."""
+
+WARNINGS_KEPT = 20
+"""Likewise: whoever asks for scripts in a machine's name may say something else of it each time."""
+
+_TWINS = 100
+"""Machines with the same UUID or serial that are looked at."""
 
 _NOT_FOR_THE_MANAGER = ("dhcp.", "pxe.", "tftp.", "boot.file_served", "wipe.progressed", "phase.changed")
 """Events of every packet, and those that the observed document tells better."""
@@ -170,9 +178,9 @@ class MachineStore:
         self._ring()
         return changed
 
-    async def identify(self, evidence: Evidence) -> tuple[Changed, tuple[str, ...]]:
+    async def identify(self, evidence: Evidence) -> tuple[Changed, tuple[Identity, ...]]:
         """
-        Find or make the machine that shows this evidence; also gives the ids of machines that were absorbed by it.
+        Find or make the machine that shows this evidence; also gives the machines that were absorbed by it, and are gone.
 
         Raises:
             RefusedError: If the evidence claims to be several established machines at once.
@@ -180,6 +188,27 @@ class MachineStore:
         result = await self._database.write(lambda session: self._identify(session, evidence))
         self._ring()
         return result
+
+    async def forget(self, machine_ids: Collection[str], names: Names, reason: str) -> list[Identity]:
+        """
+        Delete machines, with all that hangs on them, and tell the manager; gives those that are gone.
+
+        A machine that somebody claims, or that has told us of itself, stays, whoever wants it forgotten.
+        """
+
+        def write(session: Session) -> list[Identity]:
+            machines = [_load(session, row) for row in session.exec(_with_ids(machine_ids)).all()]
+            gone = [
+                machine.identity
+                for machine in machines
+                if forgetting.is_unclaimed(machine) and not names.have(machine.identity)
+            ]
+            self._delete(session, [identity.id for identity in gone], reason)
+            return gone
+
+        gone = await self._database.write(write)
+        self._ring()
+        return gone
 
     async def get(self, machine_id: str) -> Machine:
         """
@@ -263,21 +292,28 @@ class MachineStore:
             row.published_sha256 = digest
         return Changed(machine, plan)
 
-    def _identify(self, session: Session, evidence: Evidence) -> tuple[Changed, tuple[str, ...]]:
+    def _delete(self, session: Session, machine_ids: Sequence[str], reason: str) -> None:
+        if not machine_ids:
+            return
+        session.exec(delete(MachineRow).where(col(MachineRow.id).in_(machine_ids)))
+        outbox.forget(session, machine_ids, self._clock(), reason)
+
+    def _identify(self, session: Session, evidence: Evidence) -> tuple[Changed, tuple[Identity, ...]]:
         believed = identities.believe(evidence)
         candidates = _candidates(session, believed)
         settled = frozenset(row.id for row in candidates if row.inventory is not None or row.acceptance != "pending")
-        found = identities.match(believed, [_identity(session, row) for row in candidates], settled)
+        known = [_identity(session, row) for row in candidates]
+        found = identities.match(believed, known, settled)
         if found.conflict:
             raise RefusedError(f"a machine with MAC address {', '.join(believed.macs)} {found.conflict}")
         session.exec(delete(MacRow).where(col(MacRow.mac).in_(found.steals)))
-        session.exec(delete(MachineRow).where(col(MachineRow.id).in_(found.absorbs)))
+        self._delete(session, found.absorbs, f"it is a part of {found.machine_id}")
         session.flush()
         row = self._found_or_new(session, believed, found.machine_id)
         _show(session, row, believed)
         for warning in found.warnings:
             self._warn(session, row, warning)
-        return self._follow_up(session, row), found.absorbs
+        return self._follow_up(session, row), tuple(each for each in known if each.id in found.absorbs)
 
     def _found_or_new(self, session: Session, evidence: Evidence, machine_id: str | None) -> MachineRow:
         if machine_id is not None:
@@ -287,12 +323,12 @@ class MachineStore:
         row = MachineRow(id=new, first_seen=now)
         session.add(row)
         session.flush()
-        add_event(session, row.id, now, "machine.discovered", {"mac": evidence.macs[0]})
+        add_event(session, row.id, now, DISCOVERED, {"mac": evidence.macs[0]})
         return row
 
     def _warn(self, session: Session, row: MachineRow, warning: str) -> None:
         if warning not in (row.warnings or ()):
-            row.warnings = [*(row.warnings or ()), warning]
+            row.warnings = [*(row.warnings or ()), warning][-WARNINGS_KEPT:]
             add_event(session, row.id, self._clock(), "identity.conflicted", {"warning": warning})
 
 
@@ -346,14 +382,22 @@ def _identity(session: Session, row: MachineRow) -> Identity:
 
 
 def _candidates(session: Session, evidence: Evidence) -> list[MachineRow]:
-    """All machines that share a MAC address, UUID (in either byte order) or serial with the evidence."""
+    """All machines that share a MAC address with the evidence, and the first that share UUID (in either byte order) or serial."""
     owners = session.exec(select(MacRow.machine_id).where(col(MacRow.mac).in_(evidence.macs))).all()
-    conditions: list[ColumnElement[bool]] = [col(MachineRow.id).in_(owners)]
+    found = {row.id: row for row in session.exec(_with_ids(owners)).all()}
+    same: list[ColumnElement[bool]] = []
     if evidence.uuid:
-        conditions.append(col(MachineRow.uuid).in_((evidence.uuid, smbios.byte_swapped(evidence.uuid))))
+        same.append(col(MachineRow.uuid).in_((evidence.uuid, smbios.byte_swapped(evidence.uuid))))
     if evidence.serial:
-        conditions.append(col(MachineRow.serial) == evidence.serial)
-    return list(session.exec(select(MachineRow).where(or_(*conditions)).order_by(col(MachineRow.id))).all())
+        same.append(col(MachineRow.serial) == evidence.serial)
+    if same:
+        twins = select(MachineRow).where(or_(*same)).order_by(col(MachineRow.first_seen)).limit(_TWINS)
+        found |= {row.id: row for row in session.exec(twins).all()}
+    return [found[machine_id] for machine_id in sorted(found)]
+
+
+def _with_ids(machine_ids: Collection[str]) -> SelectOfScalar[MachineRow]:
+    return select(MachineRow).where(col(MachineRow.id).in_(machine_ids))
 
 
 def _show(session: Session, row: MachineRow, evidence: Evidence) -> None:

@@ -1,22 +1,29 @@
 """
 The outbox: what the manager has not acknowledged yet, numbered in the transaction that made it true.
 
-Sequence numbers only grow, whatever is deleted, and have no gaps; `manager.link` sends in their order.
+Sequence numbers only grow, whatever is deleted; `manager.link` sends in their order. They have gaps only where a machine was
+forgotten that the manager had not heard of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
+from provider.domain.event import DISCOVERED, FORGOTTEN
 from provider.kit.signal import Signal
 from provider.store.database import Database
 from provider.store.tables import CounterRow, OutboxRow
 
 _COUNTER = "outbox"
+_ACKNOWLEDGED = "outbox acknowledged"
+
+MAY_BE_SENT = 256
+"""The first so many items may be on their way to the manager, or with it; those after them cannot (`session.WINDOW`)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,26 @@ def add(session: Session, kind: str, machine_id: str, document: dict[str, object
     counter = _counter(session)
     counter.value += 1
     session.add(OutboxRow(sequence=counter.value, kind=kind, machine_id=machine_id, document=document, at=at))
+
+
+def forget(session: Session, machine_ids: Collection[str], at: datetime, reason: str) -> None:
+    """
+    The machines are gone: tell the manager, or if it cannot have heard of one, take back what it was to hear.
+
+    So what strangers leave behind here is bounded even while the manager is away: the items that it may have stay as they
+    are, and of those that it cannot have nothing is left.
+    """
+    in_order = select(OutboxRow.sequence).order_by(col(OutboxRow.sequence))
+    first_unsent = session.exec(in_order.offset(MAY_BE_SENT).limit(1)).first()
+    first_named: dict[str, object] = {}
+    if first_unsent is not None:
+        unsent = (col(OutboxRow.machine_id).in_(machine_ids), col(OutboxRow.sequence) >= first_unsent)
+        for row in session.exec(select(OutboxRow).where(*unsent).order_by(col(OutboxRow.sequence))).all():
+            first_named.setdefault(row.machine_id, row.document.get("name"))
+        session.exec(delete(OutboxRow).where(*unsent))
+    for machine_id in machine_ids:
+        if first_named.get(machine_id) != DISCOVERED:
+            add(session, "event", machine_id, {"name": FORGOTTEN, "data": {"reason": reason}}, at)
 
 
 class Outbox:
@@ -60,17 +87,25 @@ class Outbox:
 
         def write(session: Session) -> None:
             session.exec(delete(OutboxRow).where(col(OutboxRow.sequence) <= sequence))
+            _acknowledged(session, sequence)
 
         await self._database.write(write)
 
-    async def next_sequence(self) -> int:
-        """The number that the next item will get."""
+    async def oldest(self) -> int:
+        """The first number that no manager has acknowledged, whether there is still an item by it or not."""
 
         def read(session: Session) -> int:
-            counter = session.get(CounterRow, _COUNTER)
-            return 1 if counter is None else counter.value + 1
+            acknowledged = session.get(CounterRow, _ACKNOWLEDGED)
+            if acknowledged is not None:
+                return acknowledged.value + 1
+            first = session.exec(select(OutboxRow.sequence).order_by(col(OutboxRow.sequence)).limit(1)).first()
+            return _following(session) if first is None else first
 
         return await self._database.read(read)
+
+    async def next_sequence(self) -> int:
+        """The number that the next item will get."""
+        return await self._database.read(_following)
 
     async def skip_to(self, sequence: int) -> None:
         """Number the next item after `sequence`, because the manager has seen that one: our own state was lost."""
@@ -84,6 +119,7 @@ class Outbox:
             session.expunge_all()
             counter = _counter(session)
             counter.value = sequence
+            _acknowledged(session, sequence)
             for row in kept:
                 add(session, row.kind, row.machine_id, row.document, row.at)
 
@@ -93,14 +129,24 @@ class Outbox:
         """Return when there is something newer than `after`."""
         while True:
             ring = self._rang.ticket()
-            if await self.next_sequence() > after + 1:
+            if await self.after(after, 1):
                 return
             await ring.wait()
 
 
-def _counter(session: Session) -> CounterRow:
+def _following(session: Session) -> int:
     counter = session.get(CounterRow, _COUNTER)
+    return 1 if counter is None else counter.value + 1
+
+
+def _counter(session: Session, name: str = _COUNTER) -> CounterRow:
+    counter = session.get(CounterRow, name)
     if counter is None:
-        counter = CounterRow(name=_COUNTER)
+        counter = CounterRow(name=name)
         session.add(counter)
     return counter
+
+
+def _acknowledged(session: Session, sequence: int) -> None:
+    counter = _counter(session, _ACKNOWLEDGED)
+    counter.value = max(counter.value, sequence)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
-from provider.domain.errors import RefusedError
+from provider.domain.errors import NotFoundError, RefusedError
 from provider.domain.secret import Secret
 from provider.store.database import Database
 from provider.store.tables import TicketRow
@@ -27,7 +28,12 @@ class TicketStore:
         self._clock = clock
 
     async def mint(self, purpose: str, machine_id: str, lifetime: timedelta) -> Secret:
-        """Make a ticket; one that was minted earlier for the same machine stays good until it expires."""
+        """
+        Make a ticket; one that was minted earlier for the same machine stays good until it expires.
+
+        Raises:
+            NotFoundError: If the machine was forgotten meanwhile.
+        """
         ticket = secrets.token_urlsafe(24)
 
         def write(session: Session) -> None:
@@ -36,7 +42,12 @@ class TicketStore:
             row = TicketRow(sha256=digest(ticket), purpose=purpose, machine_id=machine_id, expires_at=now + lifetime)
             session.add(row)
 
-        await self._database.write(write)
+        try:
+            await self._database.write(write)
+        except IntegrityError as error:
+            raise NotFoundError(
+                f"machine {machine_id} was forgotten", hint="it is a new one when it asks again"
+            ) from error
         return Secret(ticket)
 
     async def redeem(self, purpose: str, ticket: str, nonce: str) -> str:

@@ -221,3 +221,45 @@ def test_refused_link_says_why(tmp_path: Path, token: str, expected: str) -> Non
         assert token not in str(link.status())
 
     between(tmp_path, use)
+
+
+def test_forgotten_machine_is_gone_and_may_come_back(tmp_path: Path) -> None:
+    """A machine that the provider forgot stays at the manager, or what was wanted of it holds for the next one of its id."""
+
+    async def use(ends: Ends) -> None:
+        await ends.tell(1)
+        async with running(ends.link()), Client(control_socket(ends.folder)) as client:
+            await ends.heard(1)
+            await client.want("m-1", "accept")
+            await ends.database.write(lambda session: outbox.forget(session, ["m-1"], utc_now(), "nobody wants it"))
+            ends.rang.ring()
+            await ends.heard(2)
+            assert await client.machines() == []
+            await ends.tell(1)
+            await ends.heard(3)
+            (back,) = await client.machines()
+        assert back["revision"] == 0
+
+    between(tmp_path, use)
+
+
+def test_numbers_that_were_taken_back_are_no_loss(tmp_path: Path) -> None:
+    """The manager looks as if it had lost its state, and is told everything at each reconnect, because of a gap."""
+
+    async def use(ends: Ends) -> None:
+        await ends.tell(outbox.MAY_BE_SENT)
+        await ends.database.write(
+            lambda session: outbox.add(session, "event", "m-2", {"name": "machine.discovered", "data": {}}, utc_now())
+        )
+        await ends.database.write(lambda session: outbox.forget(session, ["m-2"], utc_now(), "nobody wants it"))
+        async with running(ends.link()):
+            await ends.heard(outbox.MAY_BE_SENT)
+            async with asyncio.timeout(PATIENCE):
+                while await ends.outbox.after(0, 1):
+                    await asyncio.sleep(0.05)
+        await ends.tell(1)
+        async with running(ends.link()):
+            assert (await ends.heard(outbox.MAY_BE_SENT + 1))[-1] == outbox.MAY_BE_SENT + 2
+        assert ends.desk.resyncs == 0
+
+    between(tmp_path, use)

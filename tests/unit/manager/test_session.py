@@ -11,6 +11,7 @@ from provider.domain.machine import Desired
 from provider.kit.jsontypes import JsonObject
 from provider.manager.messages import Ack, DesiredMessage, DesiredState, Heartbeat, Hello, Resync, Welcome
 from provider.manager.session import WINDOW, Close, Compare, Desire, Forget, LinkSession, SkipTo, TellAll
+from provider.store import outbox
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -102,3 +103,8 @@ def test_nonsense_closes_the_link(message: Ack | Welcome) -> None:
 def test_foreign_protocol_is_refused() -> None:
     """A manager of another version is talked to in a language that it does not speak."""
     assert isinstance(session(1, 1).received(Welcome(last_sequence=0, protocol=99))[0], Close)
+
+
+def test_all_that_may_be_on_its_way_counts_as_sent() -> None:
+    """Items of forgotten machines are taken back that the manager may have: it never hears that they are gone."""
+    assert outbox.MAY_BE_SENT >= WINDOW
