@@ -71,4 +71,5 @@ def _source(packet: Packet) -> Hashable:
     said = packet.options.get(Option.RELAY_AGENT)
     if said is None and packet.giaddr == dhcp.NOWHERE:
         return packet.chaddr
-    return packet.chaddr, packet.giaddr.packed, said
+    # Option 82 may have kilobytes. Python's hash of bytes is keyed anew in each process: nobody can aim at another's.
+    return packet.chaddr, packet.giaddr.packed, hash(said)

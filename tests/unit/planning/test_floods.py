@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
 
@@ -106,6 +107,21 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         if number > BURST:
             assert sent(state, 0) == [number <= 2 * BURST]
         assert len(state._due) <= 100
+
+
+def test_memory_is_bounded_whatever_relays_say() -> None:
+    """Sixteen thousand sources with four kilobytes of option 82 each are 64 MB (invariant 7); or two ports are one source."""
+    state = Floods()
+    for number in range(4):
+        said = b"".join(bytes((1, 255)) + bytes([number]) * 255 for _ in range(16))
+        what = Packet(op=1, xid=1, chaddr=mac(1), options={Option.RELAY_AGENT: said}, giaddr=IPv4Address("10.88.0.254"))
+        assert sent(state, *[0.0] * (BURST + 1), what=what) == [True] * BURST + [False]
+    assert len(state._due) == 4
+    assert sum(_size(source) for source in state._due) < 4 * 500
+
+
+def _size(value: object) -> int:
+    return sys.getsizeof(value) + (sum(map(_size, value)) if isinstance(value, tuple) else 0)
 
 
 @given(st.lists(st.floats(0, 5), max_size=200))
