@@ -285,7 +285,7 @@ class DhcpServer:
                 port.prober.begin(asked, decision.address, tries)
             return
         if isinstance(decision, Reply) and decision.warning:
-            self._warn(packet, "dhcp.guessed", decision.warning)
+            self._warn(packet, decision.warning_event, decision.warning)
         if isinstance(decision, Forget):
             address, event = str(decision.lease.address), decision.event
             self._save((decision.lease,), lambda: self._watch.note(packet.chaddr, event, address=address))

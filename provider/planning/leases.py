@@ -6,9 +6,10 @@ its MAC address: firmware, iPXE and operating system use three different client 
 alone tells, its UUID, is kept with the lease, so that a reservation holds for the system too.
 
 An address is chosen in this order: reserved for the client, its own from earlier, the one it asks for, one that was never
-used, the one whose lease expired first. An offered address is held for `HOLD`; when nothing else is left, an offer that
-nobody took up for `TAKE_UP` is given to the next, so that a flood of DHCPDISCOVERs does not lock the pool. And the last
-quarter of the pool is kept from a relay port at which very many clients ask (`crowded`).
+used, the one whose lease expired first, the one that waits for its DHCPREQUEST longest. An offered address is held for `HOLD`,
+from all but those that it is reserved for and the one who had it last. When there are no others, it is offered to the next as
+well, and who asks for it first gets it: a flood of DHCPDISCOVERs locks nobody out. And the last quarter of the pool is kept from
+a relay port at which very many clients ask (`crowded`).
 
 All steps cost the same however large the pool is, except `census`.
 """
@@ -31,9 +32,6 @@ from provider.planning.seldom import Seldom
 
 HOLD = timedelta(seconds=30)
 """How long an offered address waits for its DHCPREQUEST."""
-
-TAKE_UP = timedelta(seconds=5)
-"""How long it waits when the pool is exhausted otherwise. Clients answer within milliseconds, and ask again."""
 
 QUARANTINE = timedelta(minutes=10)
 """How long nobody gets an address that is in use without a lease."""
@@ -108,6 +106,8 @@ class _Offer:
     mac: MacAddress
     at: datetime
     port: Port
+    is_firm: bool
+    """Made to this client alone."""
 
 
 class LeaseTable:
@@ -186,6 +186,11 @@ class LeaseTable:
             return None
         self._hold(claimant, number, now)
         return IPv4Address(number)
+
+    def is_contended(self, address: IPv4Address) -> bool:
+        """Whether it is offered to more than one client, because there are no others."""
+        offer = self._offers.get(int(address))
+        return offer is not None and not offer.is_firm
 
     def withdraw(self, mac: MacAddress) -> None:
         """The client took another server's offer."""
@@ -402,15 +407,16 @@ class LeaseTable:
 
     def _hold(self, claimant: Claimant, number: int, now: datetime) -> None:
         mac = claimant.mac
+        before = self._offers.get(number)
         self._withdraw(mac)
         lease = self._leases.get(number)
         if lease is not None and lease.claimant.mac == mac and lease.expires_at > now + HOLD:
             return  # Its lease holds it longer than the offer would.
         self._take(number, now)
-        outdated = self._offers.get(number)
-        if outdated is not None:
-            self._withdraw(outdated.mac)
-        self._offers[number] = _Offer(mac, now, claimant.port)
+        if before is not None:
+            self._withdraw(before.mac)
+        is_firm = before is None or before.at + HOLD <= now or (before.mac == mac and before.is_firm)
+        self._offers[number] = _Offer(mac, now, claimant.port, is_firm)
         self._offer_of[mac] = number
         self._ports.put(number, claimant.port)
 
@@ -430,11 +436,13 @@ class LeaseTable:
         lease = self._leases.get(number)
         if lease is not None and lease.expires_at > now and (lease.declined or lease.claimant.mac != claimant.mac):
             return False
-        offer = self._offers.get(number)
-        if offer is not None and offer.mac != claimant.mac and offer.at + HOLD > now:
-            return False
         reservation = self._reserved.get(number)
-        return number in self._pool if reservation is None else reservation.is_for(claimant)
+        if reservation is not None:
+            return reservation.is_for(claimant)
+        offer = self._offers.get(number)
+        if offer is not None and offer.is_firm and offer.mac != claimant.mac and offer.at + HOLD > now:
+            return self._by_mac.get(claimant.mac) == number and number in self._pool
+        return number in self._pool
 
     def _holder(self, number: int) -> MacAddress | None:
         lease = self._leases.get(number)
@@ -494,11 +502,7 @@ class LeaseTable:
         number = self._unused()
         if number is None:
             number = self._expired(now)
-        if number is None and self._forget_offers(now - TAKE_UP):
-            number = self._unused()
-            if number is None:
-                number = self._expired(now)
-        return number
+        return self._longest_offered(now) if number is None else number
 
     def _unused(self) -> int | None:
         """One without a lease: never used, else given back."""
@@ -525,8 +529,16 @@ class LeaseTable:
                 return number
         return None
 
-    def _forget_offers(self, before: datetime) -> bool:
-        """Withdraw the offers that were made before then; whether there were any."""
+    def _longest_offered(self, now: datetime) -> int | None:
+        """The one whose offer was not taken up for longest."""
+        for number in self._offers:
+            lease = self._leases.get(number)
+            if number not in self._reserved and number in self._pool and (lease is None or lease.expires_at <= now):
+                return number
+        return None
+
+    def _forget_offers(self, before: datetime) -> None:
+        """Withdraw the offers that were made before then."""
         old = []
         for offer in self._offers.values():
             if offer.at > before:
@@ -534,7 +546,6 @@ class LeaseTable:
             old.append(offer.mac)
         for mac in old:
             self._withdraw(mac)
-        return bool(old)
 
     def _expires(self, lease: Lease) -> None:
         heapq.heappush(self._expiring, (lease.expires_at, int(lease.address)))

@@ -118,7 +118,10 @@ class _Conversation:
             return self._lament(self._table.exhaustion(self._now), "the pool is exhausted")
         if self._must_verify(address):
             return Verify(address)
-        return self._leased(MessageType.OFFER, address, boot)
+        offered = self._leased(MessageType.OFFER, address, boot)
+        if self._table.is_contended(address) and (why := self._table.exhaustion(self._now)) is not None:
+            return replace(offered, warning=self._located(why), warning_event="dhcp.exhausted")
+        return offered
 
     def _crowded(self) -> Ignore | None:
         """Why the client gets no new address at its relay port, if it wants one."""
@@ -130,7 +133,10 @@ class _Conversation:
         """No address; with a warning if there is more to say of it than the last time."""
         if why is None:
             return Ignore(why_again)
-        return Ignore(f"{why}; it is {reply.whence(self._packet, self._scope)}", warn=True, again=True)
+        return Ignore(self._located(why), warn=True, again=True)
+
+    def _located(self, why: str) -> str:
+        return f"{why}; it is {reply.whence(self._packet, self._scope)}"
 
     def _must_verify(self, address: IPv4Address) -> bool:
         """Whether somebody else may use the address. ARP does not cross routers: nobody is asked behind a relay."""

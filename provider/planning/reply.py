@@ -91,6 +91,7 @@ class Reply:
     """Bytes of UDP payload that the client takes."""
     warning: str = ""
     """What an operator should hear."""
+    warning_event: str = "dhcp.guessed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ async def perfdhcp(cable: Wire, *more: str) -> tuple[int, int]:
 
 
 def warnings(notebook: Notebook) -> list[str]:
-    return [str(data["reason"]) for _mac, name, data in notebook.noted if name == "dhcp.ignored"]
+    events = ("dhcp.ignored", "dhcp.exhausted")
+    return [str(data["reason"]) for _mac, name, data in notebook.noted if name in events]
 
 
 def test_storm_is_no_flood(cable: Wire) -> None:

@@ -14,7 +14,7 @@ from provider.domain import mac as macs
 from provider.domain import smbios
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
-from provider.planning.leases import DECLINES, HOLD, QUARANTINE, TAKE_UP, LeaseTable, Pool
+from provider.planning.leases import DECLINES, HOLD, QUARANTINE, LeaseTable, Pool
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -118,19 +118,74 @@ def test_exhausted_pool() -> None:
 
 def test_offer_is_held_for_a_while() -> None:
     """An address that was offered is given to another before its client can ask for it."""
-    leases = table(1)
-    assert offered(leases, 1, 2) == [FIRST, None]
+    leases = table(2)
+    assert leases.offer(one(1), FIRST, NOW) == FIRST
+    assert leases.offer(one(2), FIRST, NOW) == FIRST + 1
     assert leases.may_have(one(1), FIRST, NOW)
     assert not leases.may_have(one(2), FIRST, NOW)
-    assert offered(leases, 2, now=NOW + HOLD) == [FIRST]
+    assert leases.offer(one(3), FIRST, NOW + HOLD) == FIRST
 
 
 def test_flood_of_discovers_does_not_lock_the_pool() -> None:
     """Somebody who only ever sends DHCPDISCOVERs keeps everybody from booting for as long as he likes."""
     leases = table(4)
-    assert None not in offered(leases, *range(100, 104))
-    assert offered(leases, 1) == [None], "each may still be taken up"
-    assert offered(leases, 1, now=NOW + TAKE_UP) == [FIRST]
+    offered(leases, *range(100, 200))
+    (mine,) = offered(leases, 1)
+    assert mine is not None
+    offered(leases, *range(200, 300), now=NOW + 4 * SECOND)
+    assert leases.may_have(one(1), mine, NOW + 5 * SECOND), "firmware takes seconds to choose"
+    leases.grant(one(1), mine, NOW + 5 * SECOND, HOUR)
+    assert mine not in offered(leases, *range(300, 400), now=NOW + 6 * SECOND)
+
+
+def test_longest_offered_comes_first() -> None:
+    """A flood, or a crowd, gets the address of a client that is about to ask for it, though other offers are older."""
+    leases = table(3)
+    assert [offered(leases, number, now=NOW + number * SECOND) for number in range(5)] == [
+        [FIRST],
+        [FIRST + 1],
+        [FIRST + 2],
+        [FIRST],
+        [FIRST + 1],
+    ]
+    assert [leases.is_contended(FIRST + number) for number in range(3)] == [True, True, False]
+
+
+def test_first_to_ask_gets_what_was_offered_to_several() -> None:
+    """An address that two were offered is leased to both (invariant 5), or to none; or asking again makes it one client's."""
+    leases = table(1)
+    assert offered(leases, 1, 2, 2) == [FIRST, FIRST, FIRST]
+    assert leases.may_have(one(1), FIRST, NOW)
+    assert leases.may_have(one(2), FIRST, NOW)
+    leases.grant(one(1), FIRST, NOW, HOUR)
+    assert not leases.may_have(one(2), FIRST, NOW)
+    assert offered(leases, 2) == [None]
+    assert not leases.is_contended(FIRST)
+
+
+def test_own_address_in_spite_of_a_flood() -> None:
+    """A machine whose lease has ended gets no address, or another one, because strangers were offered all there are."""
+    leases = table(4)
+    leases.grant(one(1), FIRST, NOW, HOUR)
+    leases.grant(one(2), FIRST + 1, NOW, 2 * HOUR)
+    later = NOW + HOUR + SECOND
+    offered(leases, *range(100, 103), now=later)
+    assert FIRST + 1 not in offered(leases, *range(103, 200), now=later), "that one's lease runs"
+    assert leases.may_have(one(1), FIRST, later), "at its renewal"
+    assert offered(leases, 1, 2, now=later) == [FIRST, FIRST + 1]
+    leases.grant(one(1), FIRST, later, HOUR)
+    assert leases.owner(FIRST) == mac(1)
+
+
+def test_reserved_address_in_spite_of_a_flood() -> None:
+    """Strangers are offered an address that is kept for a machine, or its own other interface keeps it from it."""
+    leases = table(2, Reservation(FIRST + 1, ReservedBy.UUID, UUID))
+    assert set(offered(leases, *range(100, 200))) == {FIRST}
+    assert leases.offer(one(1, uuid=UUID), None, NOW) == FIRST + 1
+    assert set(offered(leases, *range(200, 300))) == {FIRST}
+    assert leases.offer(one(2, uuid=UUID), None, NOW) == FIRST + 1
+    leases.grant(one(1, uuid=UUID), FIRST + 1, NOW, HOUR)
+    assert not leases.may_have(one(2, uuid=UUID), FIRST + 1, NOW)
 
 
 def test_repeated_discovers_cost_one_address() -> None:
@@ -213,8 +268,7 @@ def test_who_declines_everything_keeps_few_addresses() -> None:
     leases = table(8)
     declines_all(leases, 1, 20)
     assert leases.census(NOW).quarantined == leases.declined_by(mac(1), NOW) == DECLINES
-    assert None not in offered(leases, 2, 3, 4, 5), "half of the pool is left for the others"
-    assert offered(leases, 6) == [None]
+    assert len({*offered(leases, 2, 3, 4, 5)} - {None}) == 4, "half of the pool is left for the others"
     again = LeaseTable(pool(8), leases.leases())
     assert again.declined_by(mac(1), NOW) == DECLINES, "after a restart too"
     assert again.declined_by(mac(1), NOW + QUARANTINE) == 0
@@ -244,7 +298,7 @@ def test_address_outside_of_the_pool_is_left() -> None:
     smaller = LeaseTable(pool(4), [lease])
     assert not smaller.may_have(one(1), FIRST + 9, NOW), "its renewal is refused"
     assert smaller.offer(one(1), FIRST + 9, NOW) == FIRST
-    assert offered(smaller, *range(2, 6)) == [FIRST + 1, FIRST + 2, FIRST + 3, None]
+    assert offered(smaller, *range(2, 6)) == [FIRST + 1, FIRST + 2, FIRST + 3, FIRST]
     assert FIRST + 9 not in offered(smaller, *range(6, 12), now=NOW + 2 * HOUR)
 
 
@@ -255,7 +309,7 @@ def test_whole_class_b_is_leased() -> None:
         leases.offer(Claimant(macs.from_bytes(number.to_bytes(6, "big"))), None, NOW) for number in range(65_534)
     }
     assert len(addresses) == 65_534
-    assert offered(leases, 1) == [None]
+    assert offered(leases, 1) == [FIRST]
 
 
 # --- clocks ----------------------------------------------------------------------------------------------------------
@@ -270,7 +324,7 @@ def test_clock_that_goes_forward_ends_no_lease() -> None:
     assert [(lease.address, lease.expires_at) for lease in leases.clock_was_set(NOW, later, HOUR)] == [
         (FIRST, later + HOUR)
     ], "to be saved"
-    assert offered(leases, 3, 4, now=later) == [FIRST + 1, None]
+    assert offered(leases, 3, 4, now=later) == [FIRST + 1, FIRST + 1]
     assert leases.may_have(one(1), FIRST, later)
     assert offered(leases, 4, 5, now=later + HOUR) == [FIRST + 1, FIRST]
 
