@@ -139,6 +139,8 @@ class DhcpServer:
         self._subnets = Subnets(Subnet(network, leasing) for network, leasing in behind_relays.items())
         self._unplaced: list[Lease] = []
         """Leases in networks that no interface of ours has had yet."""
+        self._ports: list[_Port] = []
+        """Port 67 on each interface that is open."""
         self._readers = Readers()
         self._unsaved: list[tuple[Sequence[Lease], Callable[[], None]]] = []
         self._saving = 0
@@ -178,6 +180,7 @@ class DhcpServer:
     def close(self, opening: Opening) -> None:
         """Let go of the ports of an interface."""
         self._readers.remove(opening)
+        self._forget_closed()
 
     async def run(self) -> None:
         """Serve for ever; ends the daemon if it fails."""
@@ -219,6 +222,9 @@ class DhcpServer:
         self._unplaced = [lease for lease in self._unplaced if lease.address not in network]
         subnet.reserve(self._reservations.reservations())
 
+    def _forget_closed(self) -> None:
+        self._ports = [port for port in self._ports if port.sock.fileno() >= 0]
+
     def _keep_out_of(self, network: IPv4Network) -> None:
         """Lease none of our own addresses."""
         for subnet in self._subnets.all():
@@ -244,6 +250,9 @@ class DhcpServer:
             except PermanentError:
                 port.close()
                 raise
+        if number == SERVER_PORT:
+            self._forget_closed()
+            self._ports.append(port)
         return port
 
     def _readable(self, port: _Port) -> None:
@@ -264,12 +273,19 @@ class DhcpServer:
         if (excess := self._floods.excess(packet, port.scope, now)) is not None:
             self._ignored(packet, excess)
             return
+        if len(self._ports) > 1 and port.number == SERVER_PORT:
+            port = self._port_of(packet, port)
         client = pxe.client(packet)
         may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
         style = self._style(packet, client, port, now)
         asked = Asked(packet, client, source, port.number, may_netboot, loader, style)
         log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
         self._answer(port, asked, now)
+
+    def _port_of(self, packet: dhcp.Packet, port: _Port) -> _Port:
+        """Who answers; asking the kernel where each packet was sent to (IP_PKTINFO) would cost all of them time."""
+        scope = reply.scope_of(packet, port.scope, (each.scope for each in self._ports))
+        return next((each for each in self._ports if each.scope is scope), port)
 
     def _answer(self, port: _Port, asked: Asked, now: datetime, tries: int = 1) -> None:
         """Decide and act; `tries` counts the addresses that were probed for it, this one included."""

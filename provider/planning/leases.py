@@ -126,6 +126,8 @@ class LeaseTable:
         self._expiring: list[tuple[datetime, int]] = []
         self._returned: OrderedDict[int, None] = OrderedDict()
         """A set in order: addresses that were used and are nobody's again."""
+        self._client_ids: dict[int, int] = {}
+        """Hashes of option 61, by which addresses were leased since we started; it may have kilobytes."""
         self._declined: dict[MacAddress, dict[int, None]] = {}
         """Whose DHCPDECLINE put what into quarantine, the oldest first."""
         for lease in sorted(known, key=lambda lease: lease.expires_at):
@@ -196,13 +198,16 @@ class LeaseTable:
         """The client took another server's offer."""
         self._withdraw(mac)
 
-    def grant(self, claimant: Claimant, address: IPv4Address, now: datetime, duration: timedelta) -> tuple[Lease, ...]:
+    def grant(
+        self, claimant: Claimant, address: IPv4Address, now: datetime, duration: timedelta, client_id: bytes = b""
+    ) -> tuple[Lease, ...]:
         """
         Lease the address to the client, and end the lease that it has of another.
 
         Save all that this gives before the DHCPACK leaves: the first is the new lease.
         """
         self._take(int(address), now)
+        self._client_ids[int(address)] = hash(client_id)
         self._withdraw(claimant.mac)
         outdated = self._offers.get(int(address))
         if outdated is not None:
@@ -243,10 +248,17 @@ class LeaseTable:
         self._put(bad)
         return bad
 
-    def release(self, mac: MacAddress, address: IPv4Address, now: datetime) -> Lease | None:
-        """End a lease at once; the client gets the same address again if nobody needs it meanwhile."""
+    def release(self, mac: MacAddress, address: IPv4Address, now: datetime, client_id: bytes = b"") -> Lease | None:
+        """
+        End a lease at once; the client gets the same address again if nobody needs it meanwhile.
+
+        None if it is not this client's, or if the client calls itself something else than when it got it (RFC 2131 section 2):
+        what the machine runs now has the address, and what ran before gives it back.
+        """
         lease = self._leases.get(int(address))
         if lease is None or lease.claimant.mac != mac or lease.declined:
+            return None
+        if self._client_ids.get(int(address), hash(client_id)) != hash(client_id):
             return None
         return self._end(lease, now)
 

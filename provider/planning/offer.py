@@ -88,6 +88,7 @@ class _Conversation:
         self._client = client
         self._now = now
         self._claimant = Claimant(packet.chaddr, client.uuid, *packet.relay_port)
+        self._client_id = packet.options.get(Option.CLIENT_ID, b"")
 
     def decide(self) -> Decision:
         match self._packet.message_type:
@@ -203,7 +204,14 @@ class _Conversation:
             nak, to = replace(nak, flags=nak.flags | dhcp.BROADCAST_FLAG), To(packet.giaddr, SERVER_PORT)
         return Reply(nak, to, "dhcp.refused", facts={"reason": why}, largest=packet.largest_answer)
 
+    def _is_for_us(self) -> bool:
+        """Whether the server that it names is us, on whichever interface of its network."""
+        chosen = self._packet.address(Option.SERVER_ID)
+        return chosen == reply.server_id(self._packet, self._scope) or chosen in self._subnet.ours
+
     def _decline(self) -> Decision:
+        if Option.SERVER_ID in self._packet.options and not self._is_for_us():
+            return Ignore("declines the address of another server")
         address = self._packet.address(Option.REQUESTED_ADDRESS) or dhcp.NOWHERE
         mac = self._packet.chaddr
         lease = self._table.decline(mac, address, self._now)
@@ -213,7 +221,10 @@ class _Conversation:
         return Forget(lease, "dhcp.declined", warning=_DECLINES_ALL if many == DECLINES else "")
 
     def _release(self) -> Decision:
-        lease = self._table.release(self._packet.chaddr, self._packet.ciaddr, self._now)
+        if not self._is_for_us():
+            return Ignore("releases no address of ours, by the server that it names")
+        packet = self._packet
+        lease = self._table.release(packet.chaddr, packet.ciaddr, self._now, self._client_id)
         return Forget(lease, "dhcp.released") if lease else Ignore("releases an address that it does not have")
 
     def _inform(self) -> Decision:
@@ -237,7 +248,7 @@ class _Conversation:
         if kind is MessageType.OFFER:
             event = "dhcp.offered" if self._client.boots else ""
             return Reply(offered, to, event, facts=facts, largest=largest, warning=boot.warning if boot else "")
-        leases = self._table.grant(self._claimant, address, self._now, duration)
+        leases = self._table.grant(self._claimant, address, self._now, duration, self._client_id)
         return Reply(offered, to, "dhcp.acknowledged", leases, facts, largest)
 
     def _answer(

@@ -4,7 +4,7 @@ What is decided about one DHCP packet, and how an answer is put together and add
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
@@ -184,6 +184,21 @@ def answer(
         giaddr=packet.giaddr,
         file=file.encode()[:127],
     )
+
+
+def scope_of(packet: Packet, scope: Scope, others: Iterable[Scope]) -> Scope:
+    """
+    The interface that an answer comes from: the one that the packet came in on, as a rule.
+
+    A client that has an address of another network of ours renews and releases it by unicast to our address there. Whichever
+    way that came, it is answered as that address: the client knows its server by it, and is reached there.
+    """
+    own = packet.ciaddr
+    if own == dhcp.NOWHERE or packet.giaddr != dhcp.NOWHERE or own in scope.network:
+        return scope
+    if packet.message_type not in (MessageType.REQUEST, MessageType.RELEASE):
+        return scope
+    return next((each for each in others if own in each.network and not each.proxy), scope)
 
 
 def server_id(packet: Packet, scope: Scope) -> IPv4Address:

@@ -6,10 +6,15 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
+from provider.domain import mac as macs
+from provider.wire import dhcp
+from provider.wire.dhcp import MessageType, Option, Packet
 from tests.integration.test_dhcp_durability import leases_of
 from tests.integration.test_dhcp_server import UDHCPC, Notebook, udhcpc
 from tests.integration.test_dhcp_server import serving as serving_alone
@@ -59,6 +64,52 @@ def test_two_interfaces(tmp_path: Path, assets: Path) -> None:
         command = (sys.executable, "-m", "provider", "lease", "list", "--json")
         listed = json.loads(must(*command, "--socket", str(tmp_path / "operator.sock")))["leases"]
         assert [each["address"] for each in listed] == ["10.77.0.100", "10.78.0.100", "10.78.0.101"]
+
+
+RENEW = """
+import socket, sys
+source, server, raw = sys.argv[1:]
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((source, 68))
+sock.sendto(bytes.fromhex(raw), (server, 67))
+"""
+
+HEAR = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 68))
+sock.settimeout(10)
+print("ready", flush=True)
+raw, source = sock.recvfrom(4096)
+print(source[0], raw.hex())
+"""
+
+
+def test_renewal_that_comes_another_way(tmp_path: Path, assets: Path) -> None:
+    """A renewal that reaches us by another interface is answered with that one's address, and there, where nobody is."""
+    interfaces = [
+        {"name": "wire-ours", "dhcp": "server", "pool": {"first": "10.77.0.100", "last": "10.77.0.109"}},
+        {"name": "other-ours", "dhcp": "server", "pool": {"first": "10.78.0.100", "last": "10.78.0.109"}},
+    ]
+    config = configuration(tmp_path, assets, network={"interfaces": interfaces})
+    with wire() as cable, another_wire("10.78.0.1/24") as other, serving(config):
+        address, _server = lease(cable, ALICE)
+        must(*cable.inside("ip", "addr", "add", f"{address}/24", "dev", cable.theirs))
+        must(*other.inside("ip", "addr", "add", "10.78.0.200/24", "dev", other.theirs))
+        must(*other.inside("ip", "route", "add", "10.77.0.0/24", "via", "10.78.0.1"))
+        options = {Option.MESSAGE_TYPE: bytes((MessageType.REQUEST,))}
+        raw = dhcp.encode(Packet(op=1, xid=7, chaddr=macs.parse(ALICE), ciaddr=IPv4Address(address), options=options))
+        hearing = subprocess.Popen(
+            cable.inside(sys.executable, "-c", HEAR), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        with hearing as listener:
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "ready\n"
+            must(*other.inside(sys.executable, "-c", RENEW, "10.78.0.200", "10.77.0.1", raw.hex()))
+            source, answer = listener.stdout.readline().split()
+        renewed = dhcp.decode(bytes.fromhex(answer))
+        assert (source, renewed.message_type, str(renewed.yiaddr)) == ("10.77.0.1", MessageType.ACK, address)
+        assert renewed.options[Option.SERVER_ID] == IPv4Address("10.77.0.1").packed
 
 
 def test_link_between_two(tmp_path: Path, assets: Path) -> None:

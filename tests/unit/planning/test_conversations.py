@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from provider.domain import mac as macs
 from provider.domain.lease import Claimant, Reservation, ReservedBy
 from provider.planning.leases import DECLINES
-from provider.planning.reply import EVERYBODY, Forget, Ignore, Reply, Scope, To
+from provider.planning.reply import EVERYBODY, Forget, Ignore, Reply, Scope, To, scope_of
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet
@@ -103,7 +103,7 @@ def test_moved_to_another_network(packet: Packet) -> None:
         (init_reboot(FIRST), None, None),
         (selecting(FIRST, server=IPv4Address("10.77.0.2")), None, None),
         (asks(MessageType.DECLINE, {Option.REQUESTED_ADDRESS: OUTSIDE.packed}), None, None),
-        (asks(MessageType.RELEASE, {}, ciaddr=OUTSIDE), None, None),
+        (asks(MessageType.RELEASE, {Option.SERVER_ID: OURS.packed}, ciaddr=OUTSIDE), None, None),
     ],
 )
 def test_clients_of_another_server(
@@ -139,17 +139,48 @@ def test_two_interfaces_offer() -> None:
     assert not table(known).may_have(Claimant(OTHER), offered, NOW)
 
 
+ELSEWHERE = replace(SERVER, interface="eth1", address=IPv4Address("10.99.0.1"), network=IPv4Network("10.99.0.0/24"))
+
+
+@pytest.mark.parametrize(
+    ("packet", "scope", "expected"),
+    [
+        (renewing(FIRST), SERVER, SERVER),
+        (renewing(FIRST), ELSEWHERE, SERVER),
+        (renewing(IPv4Address("10.66.0.7")), ELSEWHERE, ELSEWHERE),
+        (renewing(IPv4Address("10.99.0.7")), SERVER, ELSEWHERE),
+        (renewing(FAR_FIRST), ELSEWHERE, ELSEWHERE),
+        (asks(MessageType.RELEASE, OS, ciaddr=FIRST), ELSEWHERE, SERVER),
+        (asks(MessageType.INFORM, OS, ciaddr=FIRST), ELSEWHERE, ELSEWHERE),
+        (asks(MessageType.DISCOVER, OS), ELSEWHERE, ELSEWHERE),
+        (asks(MessageType.DISCOVER, OS, ciaddr=FIRST), ELSEWHERE, ELSEWHERE),
+        (selecting(FIRST), ELSEWHERE, ELSEWHERE),
+        (relayed(renewing(FIRST)), ELSEWHERE, ELSEWHERE),
+    ],
+)
+def test_who_answers(packet: Packet, scope: Scope, expected: Scope) -> None:
+    """A renewal that a router sends to another interface of ours comes from an address that is not the client's server."""
+    assert scope_of(packet, scope, [SERVER, ELSEWHERE]) == expected
+    beside = [replace(each, proxy=True) for each in (SERVER, ELSEWHERE)]
+    assert scope_of(packet, scope, beside) == scope, "what others lease is theirs"
+
+
 # --- clients that mean ill -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "packet",
     [
-        asks(MessageType.RELEASE, {}, ciaddr=FIRST, chaddr=OTHER),
-        asks(MessageType.RELEASE, {Option.CLIENT_ID: b"\1" + macs.to_bytes(MAC)}, ciaddr=FIRST, chaddr=OTHER),
+        asks(MessageType.RELEASE, {Option.SERVER_ID: OURS.packed}, ciaddr=FIRST, chaddr=OTHER),
+        asks(
+            MessageType.RELEASE,
+            {Option.SERVER_ID: OURS.packed, Option.CLIENT_ID: b"\1" + macs.to_bytes(MAC)},
+            ciaddr=FIRST,
+            chaddr=OTHER,
+        ),
         asks(MessageType.DECLINE, {Option.REQUESTED_ADDRESS: FIRST.packed}, chaddr=OTHER),
         asks(MessageType.DECLINE, {Option.REQUESTED_ADDRESS: FIRST.packed}, chaddr=OTHER, ciaddr=FIRST),
-        asks(MessageType.RELEASE, {Option.REQUESTED_ADDRESS: FIRST.packed}),
+        asks(MessageType.RELEASE, {Option.SERVER_ID: OURS.packed, Option.REQUESTED_ADDRESS: FIRST.packed}),
     ],
 )
 def test_nobody_gives_away_what_is_anothers(packet: Packet) -> None:
@@ -176,7 +207,7 @@ def test_release_from_behind_a_relay() -> None:
     known = subnets()
     far = known.all()[1].table
     far.grant(Claimant(MAC), FAR_FIRST, NOW, HOUR)
-    released = decide(asks(MessageType.RELEASE, {}, ciaddr=FAR_FIRST), known=known)
+    released = decide(asks(MessageType.RELEASE, {Option.SERVER_ID: OURS.packed}, ciaddr=FAR_FIRST), known=known)
     assert isinstance(released, Forget)
     assert far.may_have(Claimant(OTHER), FAR_FIRST, NOW)
 

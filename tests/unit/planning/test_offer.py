@@ -318,9 +318,68 @@ def test_released_address_is_free() -> None:
     """A released lease blocks its address until it expires."""
     known = subnets()
     lease(known, MAC, FIRST)
-    released = decide(asks(MessageType.RELEASE, {}, ciaddr=FIRST), known=known)
+    released = decide(asks(MessageType.RELEASE, OURS_IS, ciaddr=FIRST), known=known)
     assert isinstance(released, Forget)
     assert table(known).may_have(Claimant(OTHER), FIRST, NOW)
+
+
+OURS_IS = {Option.SERVER_ID: OURS.packed}
+FIRMWARE_ID = {Option.CLIENT_ID: UUID}
+SYSTEM_ID = {Option.CLIENT_ID: b"\xff" + bytes(18)}
+
+
+@pytest.mark.parametrize(
+    ("leased_by", "released_by", "is_free"),
+    [
+        (SYSTEM_ID, SYSTEM_ID, True),
+        ({}, {}, True),
+        (SYSTEM_ID, FIRMWARE_ID, False),
+        (SYSTEM_ID, {}, False),
+        ({}, SYSTEM_ID, False),
+    ],
+)
+def test_client_releases_under_the_name_that_it_has_it_by(
+    leased_by: dict[Option, bytes], released_by: dict[Option, bytes], is_free: bool
+) -> None:
+    """What the machine ran before releases the address that its system works with (RFC 2131 sections 2 and 4.4.6)."""
+    known = subnets()
+    assert reply(replace(selecting(FIRST), options={**selecting(FIRST).options, **leased_by}), known=known).leases
+    released = decide(asks(MessageType.RELEASE, {**OURS_IS, **released_by}, ciaddr=FIRST), known=known)
+    assert isinstance(released, Forget) == is_free
+    assert table(known).may_have(Claimant(OTHER), FIRST, NOW) == is_free
+
+
+def test_name_is_forgotten_with_a_restart() -> None:
+    """After a restart nobody can release anything."""
+    known = subnets()
+    (saved,) = reply(replace(selecting(FIRST), options={**selecting(FIRST).options, **SYSTEM_ID}), known=known).leases
+    again = Subnets([Subnet(NETWORK, LEASING, ours=[OURS], known=[saved])])
+    assert isinstance(decide(asks(MessageType.RELEASE, {**OURS_IS, **SYSTEM_ID}, ciaddr=FIRST), known=again), Forget)
+
+
+@pytest.mark.parametrize(
+    ("kind", "server", "is_for_us"),
+    [
+        (MessageType.RELEASE, OURS, True),
+        (MessageType.RELEASE, OURS + 1, False),
+        (MessageType.RELEASE, None, False),
+        (MessageType.DECLINE, OURS, True),
+        (MessageType.DECLINE, OURS + 1, False),
+        (MessageType.DECLINE, None, True),
+    ],
+)
+def test_what_is_given_back_to_another_server(kind: MessageType, server: IPv4Address | None, is_for_us: bool) -> None:
+    """
+    Beside a second server, what its clients give back is taken from ours.
+
+    Without a server, an address that is in use must still not be offered again; one that is free can wait.
+    """
+    known = subnets()
+    lease(known, MAC, FIRST)
+    named = {} if server is None else {Option.SERVER_ID: server.packed}
+    ciaddr = FIRST if kind is MessageType.RELEASE else dhcp.NOWHERE
+    decision = decide(asks(kind, {**named, Option.REQUESTED_ADDRESS: FIRST.packed}, ciaddr=ciaddr), known=known)
+    assert isinstance(decision, Forget) == is_for_us
 
 
 def test_inform_gets_no_lease() -> None:
