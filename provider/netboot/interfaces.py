@@ -3,7 +3,7 @@ Follows the interfaces: opens and closes servers as interfaces and addresses com
 
 `planning.interfaces` decides, from the whole state as the kernel has it, each time anew. One task looks, after each burst of
 changes, and opens and closes in one turn of the loop. What cannot be opened while we run, because another program has the
-port, is an error in the log and is tried again with growing pauses; all the rest is open meanwhile.
+port, is an error in the log and is tried again with growing pauses; all the rest is open meanwhile, and DHCP names no boot files.
 """
 
 from __future__ import annotations
@@ -127,7 +127,11 @@ class Interfaces:
         self._unread = 0
         # No `await` beyond this point: nobody sees servers that are half closed.
         self._enter(self._decide(links))
-        wanted = interfaces.openings(self._stations)
+        self._follow(wanted := interfaces.openings(self._stations, self._failed))
+        if (now_wanted := interfaces.openings(self._stations, self._failed)) != wanted:
+            self._follow(now_wanted)  # DHCP tells what could be opened.
+
+    def _follow(self, wanted: frozenset[Opening]) -> None:
         self._failed = {opening: failure for opening, failure in self._failed.items() if opening in wanted}
         difference = interfaces.difference(self._open, wanted)
         self._close(difference.close)
@@ -173,6 +177,11 @@ class Interfaces:
             failure.problem for opening, failure in self._failed.items() if opening.scope.interface == station.name
         ]
         missing = [station.waits_for] if station.waits_for is not None else []
+        failures += [
+            Problem(f"no machine is told to boot there before {each.scope.missing} is open", "it is tried again")
+            for each in self._open
+            if each.scope.interface == station.name and each.scope.missing
+        ]
         return {
             "name": station.name,
             "address": None if station.scope is None else str(station.scope.address),

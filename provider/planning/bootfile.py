@@ -43,6 +43,8 @@ def stage(client: pxe.Client) -> str:
 def choose(scope: Scope, asked: Asked) -> Boot | Ignore:
     """The boot part for a client that boots."""
     client, packet = asked.client, asked.packet
+    if scope.missing:
+        return Ignore(f"what it boots from is not served on {scope.interface}: {scope.missing} is not open", warn=True)
     if client.knows_http:
         return _boot(scope, packet, scope.script_url, {Option.IPXE: pxe.no_proxy_wait()})
     firmware = client.firmware

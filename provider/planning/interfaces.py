@@ -8,13 +8,14 @@ open on the way from one such state to the next; what is in both is not touched.
 
 An interface without its address is not served at all. One whose addresses cannot be leased, because the pool is not of its
 network any more or the network is leased elsewhere already, has no DHCP; files and agents go on. A link that is down changes
-nothing: sockets outlive that, and are needed as soon as it is up.
+nothing: sockets outlive that, and are needed as soon as it is up. Where a server of boot files cannot be opened, DHCP goes
+on leasing and tells nobody of boot files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -25,15 +26,17 @@ from provider.planning.subnets import Leasing
 class Service(Enum):
     """What is open on an interface, in the order in which it is opened."""
 
-    DHCP = "DHCP"
     TFTP = "TFTP"
     ROUTER = "router advertisements"
     BOOT_HTTP = "boot HTTP"
     AGENT_HTTPS = "agent HTTPS"
+    DHCP = "DHCP"
+    """The last: it tells of the others."""
 
 
 _ORDER = list(Service)
 _ON_ADDRESS_ONLY = (Service.BOOT_HTTP, Service.AGENT_HTTPS)
+_BOOTED_FROM = (Service.TFTP, Service.BOOT_HTTP, Service.AGENT_HTTPS)
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,9 @@ def decide(
     return tuple(stations)
 
 
-def openings(stations: Iterable[Station]) -> frozenset[Opening]:
-    """What is open then."""
-    return frozenset(opening for station in stations for opening in _openings(station))
+def openings(stations: Iterable[Station], failed: Collection[Opening] = ()) -> frozenset[Opening]:
+    """What is open then, and DHCP with the word of those that failed to open."""
+    return frozenset(_with_missing(opening, failed) for station in stations for opening in _openings(station))
 
 
 def difference(before: frozenset[Opening], after: frozenset[Opening]) -> Difference:
@@ -205,6 +208,14 @@ def _openings(station: Station) -> Iterable[Opening]:
     for service in station.wanted.services - without:
         index = 0 if service in _ON_ADDRESS_ONLY else link.index
         yield Opening(service, scope, index, station.wanted.leasing if service is Service.DHCP else None)
+
+
+def _with_missing(opening: Opening, failed: Collection[Opening]) -> Opening:
+    if opening.service is not Service.DHCP:
+        return opening
+    here = [each.service for each in failed if each.scope == opening.scope]
+    missing = ", ".join(service.value for service in _BOOTED_FROM if service in here)
+    return replace(opening, scope=replace(opening.scope, missing=missing))
 
 
 def _in_order(these: Iterable[Opening]) -> tuple[Opening, ...]:

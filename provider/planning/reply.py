@@ -33,6 +33,8 @@ class Scope:
     """Names that TFTP serves; nothing else is ever advertised."""
     ports: tuple[int, ...] = (SERVER_PORT, pxe.SERVER_PORT)
     """Those of ours that we listen on."""
+    missing: str = ""
+    """Servers of ours that could not be opened on it; as long as there are any, nobody is told to boot from us."""
 
     @property
     def script_url(self) -> str:

@@ -215,11 +215,23 @@ def test_port_that_is_taken_meanwhile(tmp_path: Path, assets: Path) -> None:
             must("ip", "addr", "del", "10.78.1.1/24", "dev", here.far.ours)
             status = here.wait_for_reason(here.far, "UDP port 69 on far-ours is taken by another program")
             assert status["serves"] == [each for each in ALL if each != "TFTP"]
+            assert "no machine is told to boot there before TFTP is open" in str(status["waits_for"])
             assert lease(here.far, MAC)
+            assert not offers_boot_file(here.far), "nobody serves it (invariant 10)"
+            assert offers_boot_file(here.near)
             boots(here.near, MAC, lease(here.near, MAC), NEAR)
         assert here.log("network.open_failed")[0]["level"] == "error"
         here.wait_served(here.far, FAR)
+        here.wait(here.far.ours, lambda each: not each["waits_for"])
+        assert offers_boot_file(here.far)
         boots(here.far, MAC, lease(here.far, MAC), FAR)
+
+
+def offers_boot_file(cable: Wire) -> bool:
+    """Whether PXE firmware there gets an offer."""
+    arguments = ("-V", "PXEClient:Arch:00000:UNDI:002001", "-x", "0x5d:0000", "-t", "2", "-T", "1")
+    done = run(*cable.inside("busybox", "udhcpc", "-i", cable.theirs, "-q", "-n", "-f", "-s", "/bin/true", *arguments))
+    return done.returncode == 0
 
 
 SLOW_TFTP = """

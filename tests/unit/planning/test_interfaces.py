@@ -174,6 +174,29 @@ def test_difference(after: Link, closed: frozenset[Service], opened: frozenset[S
     assert (set(back.open), set(back.close)) == (set(difference.close), set(difference.open))
 
 
+@pytest.mark.parametrize(
+    ("failed", "missing"),
+    [
+        (set(), ""),
+        ({Service.TFTP}, "TFTP"),
+        ({Service.AGENT_HTTPS, Service.BOOT_HTTP}, "boot HTTP, agent HTTPS"),
+        ({Service.DHCP}, ""),
+        ({Service.ROUTER}, ""),
+    ],
+)
+def test_dhcp_names_what_is_served(failed: set[Service], missing: str) -> None:
+    """DHCP sends machines to servers that could not be opened (invariant 10), or those of another interface keep it silent."""
+    stations = interfaces.decide([ETH1, PROXY], {"eth1": link("10.77.0.1/24"), "eth3": link("10.78.0.1/24", index=6)})
+    wanted = interfaces.openings(stations)
+    closed = [each for each in wanted if each.service in failed and each.scope.interface == "eth1"]
+    now_wanted = interfaces.openings(stations, closed)
+    assert {each for each in now_wanted if each.service is not Service.DHCP} == {
+        each for each in wanted if each.service is not Service.DHCP
+    }
+    said = {each.scope.interface: each.scope.missing for each in now_wanted if each.service is Service.DHCP}
+    assert said == {"eth1": missing, "eth3": ""}
+
+
 def test_leasing_goes_with_dhcp() -> None:
     """DHCP is opened without its pool, or a proxy with one."""
     openings = open_on(ETH1, PROXY, links={"eth1": link("10.77.0.1/24"), "eth3": link("10.78.0.1/24", index=6)})

@@ -501,6 +501,20 @@ def test_nothing_is_advertised_that_is_not_served() -> None:
     assert "assets build" in missing.reason
 
 
+@pytest.mark.parametrize("scope", [SERVER, PROXY])
+@pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
+def test_nobody_boots_from_what_is_not_open(scope: Scope, options: dict[Option, bytes]) -> None:
+    """Machines are sent to a TFTP server that is not there (invariant 10), or systems lose their addresses because of it."""
+    closed = replace(scope, missing="TFTP")
+    for port in (67, 4011):
+        decision = decide(asks(MessageType.DISCOVER, options), closed, port=port)
+        assert isinstance(decision, Ignore)
+        assert decision.warn
+        assert "TFTP is not open" in decision.reason
+    if not scope.proxy:
+        assert reply(asks(MessageType.DISCOVER, OS), closed).packet.yiaddr == FIRST
+
+
 ALL_FILES = replace(SERVER, boot_files=pxe.BOOT_LOADERS)
 """A provider with everything, the operator's own boot files too."""
 
