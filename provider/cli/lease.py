@@ -20,7 +20,7 @@ Address = Annotated[str, typer.Argument(help="IPv4 address in a network that the
 @lease_app.command("list")
 def list_leases(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Leases in force, addresses in quarantine, and reservations made here."""
-    answer = output.ask(socket, "/v1/leases")
+    answer = output.ask(socket, "leases")
     if as_json:
         output.show(answer)
         return
@@ -64,7 +64,9 @@ def reserve(
 ) -> None:
     """Keep an address for one client; it gets it at its next DHCPDISCOVER, once nobody else has it."""
     wanted = {"address": address, "mac": mac, "uuid": uuid, "circuit_id": circuit_id, "remote_id": remote_id}
-    answer = output.tell(socket, "/v1/reservations", {key: value for key, value in wanted.items() if value is not None})
+    answer = output.tell(
+        socket, "reservations", body={key: value for key, value in wanted.items() if value is not None}
+    )
     _said(answer, "reserved for", as_json=as_json)
     held = answer.get("held_by")
     if isinstance(held, dict) and not as_json:
@@ -83,7 +85,7 @@ def unreserve(address: Address, socket: output.Socket = output.DEFAULT_SOCKET, a
         raise PermanentError(
             f"{address!r} is not an IPv4 address", hint="list those that are reserved: bootwright lease list"
         ) from error
-    answer = output.tell(socket, f"/v1/reservations/{address}/remove")
+    answer = output.tell(socket, "reservations", address, "remove")
     _said(answer, "no longer reserved for", as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from provider.cli import output
+from provider.kit import unixhttp
 from provider.kit.jsontypes import JsonObject
 from provider.kit.unixhttp import UnixHttp
 
@@ -29,7 +30,7 @@ class PowerVerb(StrEnum):
 @machine_app.command("list")
 def list_machines(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """All machines, a line each."""
-    answer = output.ask(socket, "/v1/machines")
+    answer = output.ask(socket, "machines")
     if as_json:
         output.show(answer)
         return
@@ -39,7 +40,7 @@ def list_machines(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output
 @machine_app.command()
 def show(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """All that is known about one machine."""
-    answer = output.ask(socket, f"/v1/machines/{machine}")
+    answer = output.ask(socket, "machines", machine)
     if as_json:
         output.show(answer)
         return
@@ -60,7 +61,7 @@ def show(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: ou
 @machine_app.command()
 def explain(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Why the machine is where it is: facts, the rule that decided, the next step."""
-    answer = output.ask(socket, f"/v1/machines/{machine}/explain")
+    answer = output.ask(socket, "machines", machine, "explain")
     if as_json:
         output.show(answer)
         return
@@ -74,13 +75,13 @@ def explain(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json:
 @machine_app.command()
 def accept(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Say that the machine is ours: its disks will be wiped. With a manager, do it there."""
-    _changed(output.tell(socket, f"/v1/machines/{machine}/accept"), as_json=as_json)
+    _changed(output.tell(socket, "machines", machine, "accept"), as_json=as_json)
 
 
 @machine_app.command()
 def wipe(machine: Id, socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Wipe an accepted machine again. With a manager, do it there."""
-    _changed(output.tell(socket, f"/v1/machines/{machine}/wipe"), as_json=as_json)
+    _changed(output.tell(socket, "machines", machine, "wipe"), as_json=as_json)
 
 
 @machine_app.command()
@@ -91,7 +92,7 @@ def power(
     as_json: output.AsJson = False,
 ) -> None:
     """Read or switch the power through the BMC, now."""
-    answer = output.tell(socket, f"/v1/machines/{machine}/power", {"action": verb.value})
+    answer = output.tell(socket, "machines", machine, "power", body={"action": verb.value})
     if as_json:
         output.show(answer)
         return
@@ -109,9 +110,9 @@ def events(
     as_json: output.AsJson = False,
 ) -> None:
     """What happened to a machine, or to all."""
-    query: dict[str, str | int | float] = {} if machine is None else {"machine": machine}
 
     async def listen() -> None:
+        query: dict[str, str | int | float] = {} if machine is None else {"machine": unixhttp.name(machine)}
         async with UnixHttp(socket, "the daemon") as http:
             found = output.objects(await http.get("/v1/events", limit=limit, **query), "events")
             last = _print_events(found, 0, as_json=as_json)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from provider.domain.errors import PermanentError
 from provider.kit.jsontypes import JsonObject
-from provider.kit.unixhttp import UnixHttp, UnixHttpError
+from provider.kit.unixhttp import UnixHttp, UnixHttpError, path
 from provider.settings.models import OperatorSettings
 
 T = TypeVar("T")
@@ -37,22 +37,22 @@ def call(work: Callable[[], Awaitable[T]]) -> T:
         raise PermanentError(str(error), hint=error.hint) from error
 
 
-def ask(socket: Path, path: str, **query: str | int | float) -> JsonObject:
-    """GET from the daemon."""
+def ask(socket: Path, *segments: str) -> JsonObject:
+    """GET from the daemon; the segments of the path may be what somebody typed."""
 
     async def work() -> JsonObject:
         async with UnixHttp(socket, "the daemon") as http:
-            return await http.get(path, **query)
+            return await http.get(path(*segments))
 
     return call(work)
 
 
-def tell(socket: Path, path: str, body: JsonObject | None = None) -> JsonObject:
-    """POST to the daemon."""
+def tell(socket: Path, *segments: str, body: JsonObject | None = None) -> JsonObject:
+    """POST to the daemon, likewise."""
 
     async def work() -> JsonObject:
         async with UnixHttp(socket, "the daemon") as http:
-            return await http.post(path, body)
+            return await http.post(path(*segments), body)
 
     return call(work)
 

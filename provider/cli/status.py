@@ -13,7 +13,7 @@ status_app = typer.Typer(invoke_without_command=True)
 @status_app.callback()
 def status(socket: output.Socket = output.DEFAULT_SOCKET, as_json: output.AsJson = False) -> None:
     """Version, interfaces, manager link and counts."""
-    answer = output.ask(socket, "/v1/status")
+    answer = output.ask(socket, "status")
     if as_json:
         output.show(answer)
         return

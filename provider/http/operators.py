@@ -146,8 +146,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(400, error)
     except BootwrightError as error:
         return _problem(503, error)
-    except web.HTTPException:
-        raise
+    except web.HTTPException as error:
+        problem = {"error": f"{request.method} {request.path}: {error.reason}", "hint": ""}
+        return web.json_response(problem, status=error.status)
     except Exception:
         log.exception("operator.failed", path=request.path)
         return web.json_response({"error": "the daemon made a mistake; its log says which", "hint": ""}, status=500)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from provider.kit.jsontypes import JsonObject
 
 _CALL_SECONDS = 90.0
 """Longer than any long poll."""
+
+
+LONGEST_NAME = 200
+"""Characters; whatever people call something by is shorter."""
 
 
 class UnixHttpError(Exception):
@@ -21,6 +27,31 @@ class UnixHttpError(Exception):
         super().__init__(message)
         self.status = status
         self.hint = hint
+
+
+def name(typed: str) -> str:
+    """
+    What somebody typed, if it can be a name.
+
+    Raises:
+        UnixHttpError: If it cannot.
+    """
+    if typed in ("", ".", "..") or len(typed) > LONGEST_NAME:
+        shown = f"{typed[:20]}..." if len(typed) > LONGEST_NAME else typed
+        raise UnixHttpError(
+            0, f"there is nothing by the name {shown!r}", "look at the list, and write a name out of it"
+        )
+    return typed
+
+
+def path(*segments: str) -> str:
+    """
+    The path below `/v1` with these segments, each of which may be what somebody typed: it leads nowhere else.
+
+    Raises:
+        UnixHttpError: If one cannot be a segment.
+    """
+    return "/".join(("/v1", *(quote(name(each), safe=":", errors="surrogateescape") for each in segments)))
 
 
 class UnixHttp:
@@ -58,7 +89,9 @@ class UnixHttp:
     ) -> JsonObject:
         assert self._session is not None, "use it as a context manager"  # noqa: S101
         try:
-            async with self._session.request(method, path, params=dict(query), json=body) as response:
+            async with self._session.request(
+                method, URL(path, encoded=True), params=dict(query), json=body
+            ) as response:
                 answer = await response.json(content_type=None)
                 status = response.status
         except aiohttp.ClientConnectorError as error:

@@ -169,6 +169,8 @@ class OperatorDesk:
 
     async def _find(self, wanted: str) -> str:
         lowered = wanted.strip().lower()
+        if not lowered:
+            raise NotFoundError("no machine is named", hint="list them with: bootwright machine list")
         matching = [
             machine.id
             for machine in await self._machines.store.all()

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from provider.kit.jsontypes import JsonObject
-from provider.kit.unixhttp import UnixHttp
+from provider.kit.unixhttp import UnixHttp, path
 
 
 def control_socket(state_dir: Path) -> Path:
@@ -40,16 +40,16 @@ class Client:
 
     async def machine(self, machine: str) -> JsonObject:
         """One machine."""
-        return await self._http.get(f"/v1/machines/{machine}")
+        return await self._http.get(path("machines", machine))
 
     async def want(self, machine: str, verb: str) -> JsonObject:
         """accept, reject, cordon, uncordon, release, wipe, reboot, power-off, power-on."""
-        return await self._http.post(f"/v1/machines/{machine}/{verb}")
+        return await self._http.post(path("machines", machine, verb))
 
     async def allocate(self, machine: str, profile: str, arguments: Sequence[str] = ()) -> JsonObject:
         """Run a boot profile on it."""
         return await self._http.post(
-            f"/v1/machines/{machine}/allocate", {"profile": profile, "arguments": list(arguments)}
+            path("machines", machine, "allocate"), {"profile": profile, "arguments": list(arguments)}
         )
 
     async def watch(self, after: int, wait: int = 30, limit: int = 1000) -> list[JsonObject]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from provider.cli.machine import machine_app
+from provider.domain.errors import PermanentError
 from provider.http import operators
 from tests.integration.provider_process import MAC, ProviderProcess, provider_process
 
@@ -63,6 +67,7 @@ def test_every_route_answers(served: ProviderProcess) -> None:
         ("m-nobody", "there is no machine"),
         ("m-", "may be any of"),
         ("%00", "there is no machine"),
+        ("%20", "no machine is named"),
         ("..%2f..", "there is no machine"),
         ("x" * 2000, "there is no machine"),
     ],
@@ -73,6 +78,51 @@ def test_who_is_not_known(served: ProviderProcess, method: str, path: str, wante
     assert status == 404
     assert says in document["error"]
     assert document["hint"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/nothing"), ("GET", "/"), ("POST", "/v1/machines//accept")])
+def test_what_is_not_there(served: ProviderProcess, method: str, path: str) -> None:
+    """A newer command line cannot read what the daemon says, and tells of bad JSON."""
+    status, document = asked(served, method, path)
+    assert (status, document["error"]) == (404, f"{method} {path}: Not Found")
+
+
+def test_empty_name_is_nobodys(served: ProviderProcess) -> None:
+    """An empty name is the beginning of every id: with one machine it means that one."""
+    status, document = asked(served, "GET", "/v1/events?machine=")
+    assert (status, document["error"]) == (404, "no machine is named")
+
+
+NAMES = [
+    "a/b",
+    "m-1/explain",
+    f"{MAC}/explain",
+    "..",
+    ".",
+    "../leases",
+    "%2e%2e",
+    "a%2Fb",
+    "a?b#c",
+    "",
+    " ",
+    "x" * 9000,
+    "\n",
+    "é",
+]
+
+
+@pytest.mark.parametrize("verb", [["show"], ["explain"], ["accept"], ["wipe"], ["power"], ["events"]])
+def test_odd_names_on_the_command_line(served: ProviderProcess, verb: list[str]) -> None:
+    """A name with a slash asks for something else, and an answer that nobody expected ends in a traceback."""
+    before = asked(served, "GET", "/v1/machines")[1]
+    for name in NAMES:
+        done = CliRunner().invoke(machine_app, [*verb, "--socket", str(served.operator_socket), "--", name])
+        assert isinstance(done.exception, PermanentError), (name, done.output)
+        assert re.match("there is no machine|there is nothing by the name|no machine is named", str(done.exception)), (
+            name
+        )
+        assert done.exception.hint
+    assert asked(served, "GET", "/v1/machines")[1] == before
 
 
 @pytest.mark.parametrize("name", ["first", "shortened", "mac", "mac with dashes", "upper case"])
