@@ -159,7 +159,6 @@ class AgentPresence:
 
     connected: bool = False
     enrolled_at: datetime | None = None
-    last_seen: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ import re
 from collections.abc import Sequence
 
 from provider.domain.errors import PermanentError
-from provider.domain.mac import MacAddress
 
 FIRST = "grub/grub.cfg"
 """What the signed network GRUB asks for first, below the folder that it came from."""
@@ -50,11 +49,6 @@ def machine_of(path: str) -> tuple[str, str] | None:
     """Who asks for the script at a path: processor as GRUB calls it (x86_64, arm64), and MAC address; None if nobody does."""
     found = _MACHINE.fullmatch(path)
     return (found[1], found[2]) if found else None
-
-
-def path_of(build: str, mac: MacAddress) -> str:
-    """Where a machine's script is."""
-    return f"grub/machine/{build}/{mac}"
 
 
 def kernel_script(title: str, server: str, kernel: str, initrds: Sequence[str], arguments: Sequence[str]) -> str:

@@ -20,7 +20,6 @@ def test_bootstrap_asks_for_the_path_that_we_serve() -> None:
     """GRUB asks for a name that nobody knows."""
     asks = next(line.split()[1] for line in grub.bootstrap_script().splitlines() if line.lstrip().startswith("source"))
     name = asks.replace("$prefix", "grub").replace("$grub_cpu", "arm64").replace("$net_default_mac", MAC)
-    assert name == grub.path_of("arm64", MAC)
     assert grub.machine_of(name) == ("arm64", MAC)
 
 
