@@ -11,7 +11,7 @@ from provider.planning.reply import Reply
 from provider.planning.subnets import Leasing, Subnet, Subnets, site_options
 from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet
-from tests.unit.planning.test_offer import BIOS, FIRST, HTTP, IPXE, LAST, NETWORK, OS, OURS, RELAY, UEFI, asks, reply
+from tests.unit.planning.packets import BIOS, FIRST, HTTP, IPXE, LAST, NETWORK, OS, OURS, RELAY, UEFI, asks, reply
 
 CLIENT_ID = b"\xff" + bytes(18)
 SAID = b"\1\4port\2\6switch\x97\2xx"

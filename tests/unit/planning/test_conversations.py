@@ -17,7 +17,7 @@ from provider.planning.reply import EVERYBODY, Forget, Ignore, Reply, Scope, To,
 from provider.planning.subnets import Leasing, Subnet, Subnets
 from provider.wire import dhcp
 from provider.wire.dhcp import MessageType, Option, Packet
-from tests.unit.planning.test_offer import (
+from tests.unit.planning.packets import (
     BIOS,
     FIRST,
     HOUR,

@@ -13,7 +13,7 @@ from provider.planning.reply import Asked, Ignore, Reply, To
 from provider.planning.subnets import Subnets
 from provider.wire import dhcp, pxe
 from provider.wire.dhcp import MessageType, Option
-from tests.unit.planning.test_offer import (
+from tests.unit.planning.packets import (
     BIOS,
     FIRST,
     HTTP,
