@@ -129,7 +129,9 @@ class Interfaces:
         self._enter(self._decide(links))
         self._follow(wanted := interfaces.openings(self._stations, self._failed))
         if (now_wanted := interfaces.openings(self._stations, self._failed)) != wanted:
-            self._follow(now_wanted)  # DHCP tells what could be opened.
+            self._follow(
+                now_wanted
+            )  # In the same turn: no packet was read since DHCP was opened as if all were served.
 
     def _follow(self, wanted: frozenset[Opening]) -> None:
         self._failed = {opening: failure for opening, failure in self._failed.items() if opening in wanted}

@@ -26,12 +26,11 @@ from provider.planning.subnets import Leasing
 class Service(Enum):
     """What is open on an interface, in the order in which it is opened."""
 
+    DHCP = "DHCP"
     TFTP = "TFTP"
     ROUTER = "router advertisements"
     BOOT_HTTP = "boot HTTP"
     AGENT_HTTPS = "agent HTTPS"
-    DHCP = "DHCP"
-    """The last: it tells of the others."""
 
 
 _ORDER = list(Service)
