@@ -378,9 +378,9 @@ def _reads_as_meant(decision: Reply, request: Packet) -> None:
     demand(replace(read, options={}) == replace(meant, options={}), "the header of an answer reads differently")
     demand(read.options.items() <= meant.options.items(), "an option of an answer reads differently")
     for code in _NEVER_LEFT_OUT if len(meant.options.get(Option.CLIENT_ID, b"")) < 256 else _NEVER_LEFT_OUT[1:]:
-        demand((code in read.options) == (code in meant.options), f"{code.name} is left out of an answer")
+        demand((code in read.options) == (code in meant.options), f"option {code} is left out of an answer")
     for code in (Option.CLIENT_ID, Option.RELAY_AGENT):
-        demand(meant.options.get(code) == request.options.get(code), f"{code.name} does not come back")
+        demand(meant.options.get(code) == request.options.get(code), f"option {code} does not come back")
     if relay := meant.options.get(Option.RELAY_AGENT):
         demand(relay[-255:] + b"\xff" in raw[_HEADER_BYTES:], "no relay finds its option")
 

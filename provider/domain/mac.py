@@ -39,7 +39,7 @@ def from_bytes(octets: bytes) -> MacAddress:
 
 def is_of_one(mac: MacAddress) -> bool:
     """Whether one card can have it: cards without a programmed address say zeros, and groups of cards are nobody."""
-    return mac != "00:00:00:00:00:00" and not int(mac[1], 16) & 1
+    return mac[1] in "02468ace" and mac != "00:00:00:00:00:00"
 
 
 def to_bytes(mac: MacAddress) -> bytes:

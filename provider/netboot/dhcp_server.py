@@ -134,6 +134,8 @@ class DhcpServer:
         self._leases = leases
         self._reservations = reservations
         self._watch = watch
+        self._log = log.bind()
+        """For what is logged of each packet: the other one looks for its settings each time, for a microsecond."""
         self._clock = WatchedClock(clock)
         self._floods = Floods()
         self._subnets = Subnets(Subnet(network, leasing) for network, leasing in behind_relays.items())
@@ -279,7 +281,9 @@ class DhcpServer:
         may_netboot, loader = self._watch.may_netboot(packet.chaddr), self._loader(packet, client, port)
         style = self._style(packet, client, port, now)
         asked = Asked(packet, client, source, port.number, may_netboot, loader, style)
-        log.debug("dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number)
+        self._log.debug(
+            "dhcp.received", mac=packet.chaddr, xid=hex(packet.xid), type=packet.message_type, port=port.number
+        )
         self._answer(port, asked, now)
 
     def _port_of(self, packet: dhcp.Packet, port: _Port) -> _Port:
@@ -344,8 +348,10 @@ class DhcpServer:
         return self._watch.loader(packet.chaddr, begins=begins)
 
     def _style(self, packet: dhcp.Packet, client: pxe.Client, port: _Port, now: datetime) -> Style:
+        if not port.scope.proxy:
+            return Style.COMPLETE
         first = proxy_style.first(client)
-        is_asked = port.scope.proxy and port.number == SERVER_PORT and packet.message_type is dhcp.MessageType.DISCOVER
+        is_asked = port.number == SERVER_PORT and packet.message_type is dhcp.MessageType.DISCOVER
         if not is_asked or not proxy_style.has_choice(client):
             return first
         return self._watch.style(packet.chaddr, first, Attempt(packet.xid, packet.secs, now))
@@ -354,7 +360,7 @@ class DhcpServer:
         if decision.warn:
             self._warn(packet, "dhcp.ignored", decision.reason, again=decision.again)
         else:
-            log.debug("dhcp.ignored", mac=packet.chaddr, xid=hex(packet.xid), reason=decision.reason)
+            self._log.debug("dhcp.ignored", mac=packet.chaddr, xid=hex(packet.xid), reason=decision.reason)
 
     def _warn(self, packet: dhcp.Packet, event: str, reason: str, *, again: bool = False) -> None:
         """Tell an operator, and once of each machine, however often it asks."""

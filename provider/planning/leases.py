@@ -101,7 +101,7 @@ class Census:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Offer:
     mac: MacAddress
     at: datetime

@@ -243,11 +243,12 @@ class _Conversation:
         packet = self._packet
         duration = self._duration()
         offered = self._answer(kind, _times(duration, packet.chaddr[-2:]), boot, yiaddr=address)
-        facts = {"address": str(address), "stage": bootfile.stage(self._client)}
-        to, largest = reply.destination(packet, address), packet.largest_answer
-        if kind is MessageType.OFFER:
-            event = "dhcp.offered" if self._client.boots else ""
-            return Reply(offered, to, event, facts=facts, largest=largest, warning=boot.warning if boot else "")
+        stage, to, largest = bootfile.stage(self._client), reply.destination(packet, address), packet.largest_answer
+        if kind is MessageType.OFFER and boot is None:
+            return Reply(offered, to, "", facts={"stage": stage}, largest=largest)
+        facts = {"address": str(address), "stage": stage}
+        if boot is not None and kind is MessageType.OFFER:
+            return Reply(offered, to, "dhcp.offered", facts=facts, largest=largest, warning=boot.warning)
         leases = self._table.grant(self._claimant, address, self._now, duration, self._client_id)
         return Reply(offered, to, "dhcp.acknowledged", leases, facts, largest)
 

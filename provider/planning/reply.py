@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from provider.domain.lease import Lease
@@ -50,9 +51,9 @@ class Scope:
         return f"tftp://{self.address}/{name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """One packet and how it came."""
+    """One packet and how it came. Nobody changes one that is made; as with a Packet, to freeze it would cost too much."""
 
     packet: Packet
     client: pxe.Client
@@ -66,9 +67,9 @@ class Asked:
     """Of an offer beside another DHCP server."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class To:
-    """Where an answer goes."""
+    """Where an answer goes. Nobody changes it, likewise."""
 
     address: IPv4Address
     port: int = CLIENT_PORT
@@ -79,9 +80,9 @@ class To:
 EVERYBODY = To(BROADCAST)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
-    """Send `packet` to `to`, after `leases` are saved."""
+    """Send `packet` to `to`, after `leases` are saved. Nobody changes it, likewise."""
 
     packet: Packet
     to: To
@@ -136,8 +137,13 @@ def attachment(packet: Packet, scope: Scope) -> Attachment | None:
         return None
     if packet.giaddr == dhcp.NOWHERE:
         return Attachment(scope.interface) if packet.ciaddr == dhcp.NOWHERE else None
-    circuit_id, remote_id = packet.relay_port
-    return Attachment(scope.interface, str(packet.giaddr), circuit_id, remote_id)
+    return _behind(scope.interface, packet.giaddr, packet.options.get(Option.RELAY_AGENT))
+
+
+@lru_cache(maxsize=1024)
+def _behind(interface: str, giaddr: IPv4Address, option_82: bytes | None) -> Attachment:
+    """Behind a relay; many clients are at one place."""
+    return Attachment(interface, str(giaddr), *dhcp.relay_port(option_82))
 
 
 def whence(packet: Packet, scope: Scope) -> str:

@@ -60,6 +60,9 @@ class _Known:
         return Proven(self.loader.proven, None if self.style is None else self.style.proven)
 
 
+_STRANGER = _Known()
+
+
 class Firmwares:
     """Answers `loader` and `style`, and listens to what is noted."""
 
@@ -107,7 +110,7 @@ class Firmwares:
         fixed = self._loaders.of(mac)
         if fixed is not None:
             return fixed
-        known = self._known.get(mac, _Known())
+        known = self._known.get(mac, _STRANGER)
         if not begins:
             return known.loader.loader
         following = loader.asked_anew(known.loader)
@@ -123,7 +126,7 @@ class Firmwares:
         fixed = self._styles.of(mac)
         if fixed is not None:
             return fixed
-        known = self._known.get(mac, _Known())
+        known = self._known.get(mac, _STRANGER)
         trial = known.style or proxy_style.Trial(first)
         following = proxy_style.asked(trial, attempt)
         self._remember(mac, replace(known, style=following))
@@ -133,12 +136,12 @@ class Firmwares:
     def note(self, mac: MacAddress, name: str, **data: Scalar) -> None:
         """Take what was seen of a firmware, and pass it on."""
         self._machines.note(mac, name, **data)
-        known = self._known.get(mac, _Known())
-        seen = replace(known, loader=_loader_seen(known.loader, name, data))
-        if known.style is not None:
-            seen = replace(seen, style=_style_seen(known.style, name, data))
-        if seen == known:
+        known = self._known.get(mac, _STRANGER)
+        trial = _loader_seen(known.loader, name, data)
+        style = None if known.style is None else _style_seen(known.style, name, data)
+        if (trial, style) == (known.loader, known.style):  # As tuples: mostly they are the same objects.
             return
+        seen = _Known(trial, style)
         self._remember(mac, seen)
         if seen.proven != known.proven:
             self._keep(mac, seen.proven)

@@ -76,6 +76,8 @@ class Machines:
 
     def __init__(self, store: MachineStore) -> None:
         self.store = store
+        self._log = log.bind()
+        """For what is noted with each packet: the other one looks for its settings each time, for a microsecond."""
         self._ids: dict[MacAddress, str] = {}
         self._left_alone: set[str] = set()
         self._attachments: dict[MacAddress, Attachment] = {}
@@ -129,7 +131,7 @@ class Machines:
 
     def note(self, mac: MacAddress, name: str, **data: Scalar) -> None:
         """Remember what was seen of a MAC address."""
-        (log.debug if name in _EACH_PACKET else log.info)(name, mac=mac, **data)
+        (self._log.debug if name in _EACH_PACKET else self._log.info)(name, mac=mac, **data)
         machine_id = self._ids.get(mac)
         if machine_id is not None:
             if data.get("stage") == "os":

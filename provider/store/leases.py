@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
@@ -14,11 +15,17 @@ from provider.store.database import Database
 from provider.store.tables import LeaseRow, ReservationRow
 
 _PUT = (
-    "INSERT INTO lease (address, mac, uuid, circuit_id, remote_id, expires_at, declined) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO lease (address, mac, uuid, circuit_id, remote_id, expires_at, declined)"
+    " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6"
+    " FROM json_each(?) WHERE true"
     " ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, uuid = excluded.uuid, circuit_id = excluded.circuit_id,"
     " remote_id = excluded.remote_id, expires_at = excluded.expires_at, declined = excluded.declined"
 )
-"""Past SQLAlchemy, which takes six times as long: a boot storm leases thousands of addresses a second."""
+"""
+All leases in one statement: a boot storm leases thousands of addresses a second.
+
+SQLite's driver lets go of the interpreter's lock at each row that it is given, and waits for the loop to give it back.
+"""
 
 
 class LeaseStore:
@@ -49,10 +56,10 @@ class LeaseStore:
         Raises:
             TemporaryError: If the disk does not take them.
         """
-        values = [rows.lease_values(lease) for lease in leases]
+        values = json.dumps([rows.lease_values(lease) for lease in leases])
 
         def write(session: Session) -> None:
-            session.connection().exec_driver_sql(_PUT, values)
+            session.connection().exec_driver_sql(_PUT, (values,))
 
         await self._database.write(write, urgent=True)  # Clients do not wait for long, and each waits for this.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -127,9 +128,14 @@ def lease(row: LeaseRow) -> Lease:
 def lease_values(lease: Lease) -> tuple[str | bool, ...]:
     """The other way, as the columns stand in the table."""
     claimant = lease.claimant
-    expires_at = lease.expires_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     names = (claimant.mac, claimant.uuid, claimant.circuit_id, claimant.remote_id)
-    return (str(lease.address), *names, expires_at, lease.declined)
+    return (str(lease.address), *names, _column(lease.expires_at), lease.declined)
+
+
+@lru_cache(maxsize=64)
+def _column(time: datetime) -> str:
+    """A time as the columns have it. The leases of one turn of the loop end at one time."""
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def reservation(row: ReservationRow) -> Reservation:

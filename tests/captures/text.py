@@ -12,6 +12,9 @@ from provider.wire import dhcp, pxe, tftp
 from provider.wire.dhcp import MessageType, Option
 from tests.captures.frames import Frame, Protocol, sorted_out
 
+OPTIONS = {code: name for name, code in vars(Option).items() if isinstance(code, int)}
+"""Names of the options that we know, by code."""
+
 _ADDRESSES = frozenset(
     {
         Option.SUBNET_MASK,
@@ -73,10 +76,7 @@ def _client(client: pxe.Client) -> str:
 
 
 def _name(code: int) -> str:
-    try:
-        return f"{code} {Option(code).name}"
-    except ValueError:
-        return str(code)
+    return f"{code} {OPTIONS[code]}" if code in OPTIONS else str(code)
 
 
 def _value(code: int, value: bytes) -> str:

@@ -61,7 +61,7 @@ class Crowd:
             print(answer.chaddr, answer.yiaddr, seconds, flush=True)
             del self._asked[answer.chaddr]
 
-    def _ask(self, mac: MacAddress, kind: MessageType, options: dict[Option, bytes]) -> None:
+    def _ask(self, mac: MacAddress, kind: MessageType, options: dict[int, bytes]) -> None:
         packet = Packet(
             op=1,
             xid=hash(mac) & 0xFFFFFFFF,

@@ -132,7 +132,7 @@ def answered(frame: Frame) -> dict[str, object]:
 
 def said(packet: Packet) -> dict[str, object]:
     """What matters for booting, in a shape that shows differences well."""
-    options = {code.name: packet.options.get(code) for code in BOOT_OPTIONS}
+    options = {f"option {code}": packet.options.get(code) for code in BOOT_OPTIONS}
     fields = {
         name: getattr(packet, name) for name in ("flags", "ciaddr", "yiaddr", "siaddr", "giaddr", "chaddr", "file")
     }

@@ -60,11 +60,11 @@ def lease(known: Subnets, mac: MacAddress, address: IPv4Address, now: datetime =
     table(known).grant(Claimant(mac), address, now, HOUR)
 
 
-def announces(arch: int, vendor: bytes = b"PXEClient:Arch:00000:UNDI:002001") -> dict[Option, bytes]:
+def announces(arch: int, vendor: bytes = b"PXEClient:Arch:00000:UNDI:002001") -> dict[int, bytes]:
     return {Option.VENDOR_CLASS: vendor, Option.CLIENT_ARCH: arch.to_bytes(2, "big"), Option.CLIENT_UUID: UUID}
 
 
-def asks(kind: MessageType, options: dict[Option, bytes], **fields: object) -> Packet:
+def asks(kind: MessageType, options: dict[int, bytes], **fields: object) -> Packet:
     packet = Packet(op=1, xid=1, chaddr=MAC, options={Option.MESSAGE_TYPE: bytes((kind,)), **options})
     return replace(packet, **fields)
 
@@ -93,7 +93,7 @@ def reply(packet: Packet, scope: Scope = SERVER, known: Subnets | None = None, *
     return decision
 
 
-def seconds(packet: Packet, code: Option) -> int:
+def seconds(packet: Packet, code: int) -> int:
     return int.from_bytes(packet.options[code], "big")
 
 

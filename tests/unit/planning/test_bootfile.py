@@ -40,7 +40,7 @@ from tests.unit.planning.packets import (
         (OS, "", None),
     ],
 )
-def test_boot_file(options: dict[Option, bytes], file: str, vendor_class: bytes | None) -> None:
+def test_boot_file(options: dict[int, bytes], file: str, vendor_class: bytes | None) -> None:
     """A client gets the wrong boot program, or none (edge case 2: a list of architectures; edge cases 14, 20 and 42)."""
     packet = reply(asks(MessageType.DISCOVER, options)).packet
     assert packet.file.decode() == file
@@ -74,7 +74,7 @@ def test_ipxe_is_known_by_its_features_too() -> None:
 
 @pytest.mark.parametrize("scope", [SERVER, PROXY])
 @pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
-def test_rejected_machines_hear_nothing(scope: Scope, options: dict[Option, bytes]) -> None:
+def test_rejected_machines_hear_nothing(scope: Scope, options: dict[int, bytes]) -> None:
     """A rejected or cordoned machine is booted from the network all the same."""
     assert isinstance(decide(asks(MessageType.DISCOVER, options), scope, may_netboot=False), Ignore)
 
@@ -93,7 +93,7 @@ def test_nothing_is_advertised_that_is_not_served() -> None:
 
 @pytest.mark.parametrize("scope", [SERVER, PROXY])
 @pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
-def test_nobody_boots_from_what_is_not_open(scope: Scope, options: dict[Option, bytes]) -> None:
+def test_nobody_boots_from_what_is_not_open(scope: Scope, options: dict[int, bytes]) -> None:
     """Machines are sent to a TFTP server that is not there (invariant 10), or systems lose their addresses because of it."""
     closed = replace(scope, missing="TFTP")
     for port in (67, 4011):
@@ -148,7 +148,7 @@ def test_u_boot_that_says_it_were_uefi(scope: Scope) -> None:
         (announces(0x7777, b"HTTPClient:Arch:30583:UNDI:003016"), "http://10.77.0.1:8080/assets/boot/snponly.efi"),
     ],
 )
-def test_unknown_architecture_gets_the_likeliest(options: dict[Option, bytes], file: str) -> None:
+def test_unknown_architecture_gets_the_likeliest(options: dict[int, bytes], file: str) -> None:
     """Firmware of tomorrow gets silence, or nobody learns that we guess (edge case 19)."""
     answer = reply(asks(MessageType.DISCOVER, options))
     assert answer.packet.file.decode() == file
@@ -219,7 +219,7 @@ def test_uboot_reads_the_header() -> None:
 
 
 @pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
-def test_boot_url_is_plain(options: dict[Option, bytes]) -> None:
+def test_boot_url_is_plain(options: dict[int, bytes]) -> None:
     """HTTP boot fails on `//` in the path (edge case 15)."""
     file = reply(asks(MessageType.DISCOVER, options)).packet.file.decode()
     assert "//" not in file.partition("://")[2]
@@ -227,7 +227,7 @@ def test_boot_url_is_plain(options: dict[Option, bytes]) -> None:
 
 @pytest.mark.parametrize("scope", [SERVER, PROXY])
 @pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
-def test_boot_server_is_an_address(scope: Scope, options: dict[Option, bytes]) -> None:
+def test_boot_server_is_an_address(scope: Scope, options: dict[int, bytes]) -> None:
     """
     Firmware asks the DHCP server beside us for our file, or broadcasts to port 4011 (edge cases 9, 17).
 

@@ -80,7 +80,7 @@ class Client:
         said = {Option.MESSAGE_TYPE: bytes((kind,)), **STAGES[self.stage]}
         if self.stage != "system":
             said[Option.CLIENT_UUID] = b"\0" + UUIDS[self.number]
-        said.update({Option[name.upper()]: address.packed for name, address in options.items()})
+        said.update({getattr(Option, name.upper()): address.packed for name, address in options.items()})
         packet = Packet(op=dhcp.BOOTREQUEST, xid=1, chaddr=mac(self.number), options=said, ciaddr=ciaddr)
         if not self.is_far or ciaddr != dhcp.NOWHERE:
             return packet

@@ -70,14 +70,14 @@ def test_renewals_are_spread() -> None:
     ("options", "asked", "given"),
     [(OS, 600, 600), (OS, 7200, 3600), (OS, 1, 60), (OS, 0xFFFFFFFF, 3600), (UEFI, 600, 120), (IPXE, 90, 90)],
 )
-def test_lease_time(options: dict[Option, bytes], asked: int, given: int) -> None:
+def test_lease_time(options: dict[int, bytes], asked: int, given: int) -> None:
     """A client cannot ask for a short lease (option 51), or gets a longer one than the operator allows."""
     packet = reply(asks(MessageType.DISCOVER, {**options, Option.LEASE_TIME: dhcp.encode_seconds(asked)})).packet
     assert seconds(packet, Option.LEASE_TIME) == given
 
 
 @pytest.mark.parametrize("options", [BIOS, UEFI, HTTP, IPXE])
-def test_firmware_leases_are_short(options: dict[Option, bytes]) -> None:
+def test_firmware_leases_are_short(options: dict[int, bytes]) -> None:
     """A storm of firmware and iPXE eats the pool (edge case 23)."""
     packet = reply(asks(MessageType.DISCOVER, options)).packet
     assert seconds(packet, Option.LEASE_TIME) == 120

@@ -62,7 +62,7 @@ BOOT_MENU = bytes.fromhex(
     ],
 )
 def test_styles_of_proxy_offers(
-    client: dict[Option, bytes], style: Style | None, file: str, option_43: bytes | None
+    client: dict[int, bytes], style: Style | None, file: str, option_43: bytes | None
 ) -> None:
     """
     Firmware is spoken to in a way that it does not understand.
@@ -108,7 +108,7 @@ def test_proxy_offer_to_ipxe_is_complete() -> None:
 
 def asks_boot_service(kind: MessageType, **more: bytes) -> Reply:
     """A request from port 4011 to port 4011."""
-    packet = asks(kind, {**UEFI, **{Option[name]: value for name, value in more.items()}}, ciaddr=FIRST)
+    packet = asks(kind, {**UEFI, **{getattr(Option, name): value for name, value in more.items()}}, ciaddr=FIRST)
     asked = Asked(packet, pxe.client(packet), (str(FIRST), 4011), 4011, may_netboot=True)
     answer = offer.decide(asked, PROXY, Subnets(), NOW)
     assert isinstance(answer, Reply)

@@ -141,7 +141,7 @@ SYSTEM_ID = {Option.CLIENT_ID: b"\xff" + bytes(18)}
     ],
 )
 def test_client_releases_under_the_name_that_it_has_it_by(
-    leased_by: dict[Option, bytes], released_by: dict[Option, bytes], is_free: bool
+    leased_by: dict[int, bytes], released_by: dict[int, bytes], is_free: bool
 ) -> None:
     """What the machine ran before releases the address that its system works with (RFC 2131 sections 2 and 4.4.6)."""
     known = subnets()

@@ -117,7 +117,7 @@ def test_options_move_into_free_fields() -> None:
 # --- options with a shape of their own -------------------------------------------------------------------------------
 
 
-def theirs_of(code: Option, value: bytes) -> object:
+def theirs_of(code: int, value: bytes) -> object:
     """The option as scapy reads it."""
     packet = Packet(op=2, xid=1, chaddr=MAC, options={code: value})
     option = BOOTP(dhcp.encode(packet))[DHCP].options[0]

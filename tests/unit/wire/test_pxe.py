@@ -136,7 +136,7 @@ def test_any_options_can_be_read(packet: Packet, options: dict[int, bytes]) -> N
     relayed = 0 if Option.RELAY_AGENT not in options else 2 + len(options[Option.RELAY_AGENT])
     assert 548 <= asks.largest_answer - relayed <= 1472
     assert all(each.isascii() and (each.isprintable() or not each) for each in asks.relay_port)
-    for code in Option:
+    for code in range(256):
         assert asks.text(code).isascii() or "�" in asks.text(code)
         found = asks.address(code)
         assert found is None or found.packed == options[code]
