@@ -268,9 +268,9 @@ class TftpSettings(Model):
     block_size: int = Field(default=1468, ge=512, le=65464)
     """Largest block in bytes that we agree to (RFC 2348), on a path that takes it without fragments. 1468 fits Ethernet."""
     retransmit_after: Duration = timedelta(seconds=1)
-    """Time until an unacknowledged block is sent again, unless the client asks for another (RFC 2349)."""
+    """Time until an unacknowledged block is sent again, unless the client asks for another (RFC 2349), of at most 30 s."""
     give_up_after: int = Field(default=12, ge=1, le=50)
-    """Retransmissions of one block until the transfer ends."""
+    """Retransmissions of one block until the transfer ends; fewer if the client's own time makes that two minutes."""
 
 
 class LoaderSettings(Model):

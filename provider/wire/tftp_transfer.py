@@ -22,6 +22,12 @@ DEFAULT_BLOCK_SIZE = 512
 MOST_BYTES_IN_FLIGHT = 128 << 10
 """A window is never larger; more than that is lost in the socket buffers of either end."""
 
+LONGEST_TIMEOUT = 30
+"""Seconds. A longer `timeout` is left out: RFC 2349 knows no way to agree to less. Firmware asks for 5 (U-Boot) or not at all."""
+
+LONGEST_SILENCE = 120
+"""Seconds that a client that chose its `timeout` is waited for, in all: anybody can ask, from an address that never answers."""
+
 
 class Outcome(StrEnum):
     """How a transfer ended."""
@@ -104,7 +110,10 @@ class Transfer:
         self._option_ack = tftp.encode(tftp.OptionAck(agreed)) if agreed else b""
         self._block_size = int(agreed.get("blksize", DEFAULT_BLOCK_SIZE))
         self._window = int(agreed.get("windowsize", 1))
-        self._retry_after = float(agreed.get("timeout", self.limits.retry_after))
+        self._retry_after, self._retries = self.limits.retry_after, self.limits.retries
+        if "timeout" in agreed:
+            self._retry_after = float(agreed["timeout"])
+            self._retries = min(self._retries, LONGEST_SILENCE // int(agreed["timeout"]) - 1)
         # A file whose size is a multiple of the block size ends with an empty block (RFC 1350 section 6).
         self._last_block = len(self.content) // self._block_size + 1
         self._view = memoryview(self.content)
@@ -135,7 +144,7 @@ class Transfer:
         if now < self.deadline:
             return []
         self._silences += 1
-        if self._silences > self.limits.retries:
+        if self._silences > self._retries:
             self._end(Outcome.GAVE_UP)
             self.reason = f"no answer to {self._waiting_for()} after {self._silences} tries"
             return []
@@ -200,7 +209,7 @@ def negotiate(request: tftp.ReadRequest, size: int, limits: Limits) -> dict[str,
     if (asked := _number(request, "blksize", 8, 65464)) is not None:
         block_size = min(asked, limits.block_size)
         agreed["blksize"] = str(block_size)
-    if (asked := _number(request, "timeout", 1, 255)) is not None:
+    if (asked := _number(request, "timeout", 1, LONGEST_TIMEOUT)) is not None:
         agreed["timeout"] = str(asked)
     if _number(request, "tsize", 0, None) is not None:
         agreed["tsize"] = str(size)

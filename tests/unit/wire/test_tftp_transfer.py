@@ -139,6 +139,17 @@ def test_the_client_chooses_the_timeout() -> None:
     assert transfer.deadline == 7.0
 
 
+@pytest.mark.parametrize(("timeout", "seconds"), [(1, 13), (6, 78), (10, 120), (30, 120), (31, 13), (255, 13)])
+def test_nobody_is_waited_for_for_long(timeout: int, seconds: int) -> None:
+    """A request with the longest timeout, from an address that is not there, holds one of the transfers for half an hour."""
+    asked = tftp.ReadRequest("file", options={"timeout": str(timeout)})
+    transfer = Transfer(bytes(100), asked, Limits(retry_after=1.0, retries=12))
+    transfer.start(0.0)
+    while transfer.outcome is None:
+        transfer.on_timer(transfer.deadline)
+    assert (transfer.outcome, transfer.deadline) == (Outcome.GAVE_UP, seconds)
+
+
 def test_asking_for_the_size_only_is_no_failure() -> None:
     """Firmware asks with tsize, takes the OACK, sends an ERROR and starts anew: each boot would be logged as failed."""
     transfer, _ = start(bytes(100), tsize="0")
@@ -199,8 +210,9 @@ def test_other_packets_change_nothing(packet: tftp.Packet) -> None:
         ({"tsize": "0"}, {"tsize": "5000"}),
         ({"tsize": ""}, {}),
         ({"timeout": "0"}, {}),
-        ({"timeout": "255"}, {"timeout": "255"}),
-        ({"timeout": "256"}, {}),
+        ({"timeout": "30"}, {"timeout": "30"}),
+        ({"timeout": "31"}, {}),
+        ({"timeout": "255"}, {}),
         ({"windowsize": "0"}, {}),
         ({"windowsize": "16"}, {"windowsize": "16"}),
         ({"windowsize": "65535"}, {"windowsize": "64"}),
