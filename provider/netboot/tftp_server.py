@@ -331,16 +331,18 @@ class _Session:
     def take(self, packet: tftp.Packet) -> None:
         """Take a packet of the client; nothing if the file is still being fetched."""
         transfer = self._transfer
-        if transfer is None or transfer.outcome is not None:
-            return
-        self._send(transfer.on_packet(packet, self._loop.time()))
-        if transfer.outcome is not None:
-            self._ended.set()
+        if transfer is not None and transfer.outcome is None:
+            self._answer(transfer, transfer.on_packet(packet, self._loop.time()))
 
     def _readable(self, transfer: Transfer) -> None:
-        """Take one packet: there is hardly ever a second one, and the loop comes back for it."""
+        """Take one packet, an ACK by the shortest way: there is hardly ever a second one, and the loop comes back for it."""
         try:
-            packet = tftp.decode(self._sock.recv(_MOST_DATAGRAM_BYTES))
+            raw = self._sock.recv(_MOST_DATAGRAM_BYTES)
+            block = tftp.acknowledged_block(raw)
+            if block is not None and transfer.outcome is None:
+                self._answer(transfer, transfer.on_ack(block, self._loop.time()))
+            else:
+                self.take(tftp.decode(raw))
         except BlockingIOError:
             return
         except ConnectionRefusedError:
@@ -350,16 +352,17 @@ class _Session:
             log.info("tftp.receive_failed", source=self.client[0], error=str(error))
         except MalformedPacketError as error:
             log.info("tftp.malformed", source=self.client[0], error=str(error))
-        else:
-            self.take(packet)
 
     def _on_time(self, transfer: Transfer) -> None:
         """The deadline that the timer was set to is there; most often it has moved on since."""
-        self._send(transfer.on_timer(self._loop.time()))
+        self._answer(transfer, transfer.on_timer(self._loop.time()))
+        if transfer.outcome is None:
+            self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
+
+    def _answer(self, transfer: Transfer, datagrams: Sequence[bytes]) -> None:
+        self._send(datagrams)
         if transfer.outcome is not None:
             self._ended.set()
-            return
-        self._timer = self._loop.call_at(transfer.deadline, self._on_time, transfer)
 
     def _send(self, datagrams: Sequence[bytes]) -> None:
         # A datagram that cannot be sent now is a lost one: the transfer sends it again. What ICMP told of earlier ones

@@ -103,17 +103,21 @@ def decode(raw: bytes) -> Packet:
     Raises:
         MalformedPacketError: If `raw` is none; names the field and its offset in bytes.
     """
-    if len(raw) >= _HEAD.size:
-        opcode, block = _HEAD.unpack_from(raw)
-        if opcode == _ACK:
-            return Ack(block)
-        if opcode == _DATA:
-            return Data(block, raw[_HEAD.size :])
+    if (block := acknowledged_block(raw)) is not None:
+        return Ack(block)
     opcode = int.from_bytes(raw[:2], "big") if len(raw) >= 2 else 0
     reader = _READERS.get(opcode)
     if reader is None:
         raise MalformedPacketError("not a TFTP packet", field="opcode", offset=0)
     return reader(raw)
+
+
+def acknowledged_block(raw: bytes) -> int | None:
+    """Read the block number of an ACK, None for any other UDP payload: a transfer has one ACK after the other."""
+    if len(raw) < _HEAD.size:
+        return None
+    opcode, block = _HEAD.unpack_from(raw)
+    return block if opcode == _ACK else None
 
 
 def encode(packet: Packet) -> bytes:
@@ -141,7 +145,7 @@ def encode(packet: Packet) -> bytes:
 
 def encode_data(block: int, content: bytes | memoryview) -> bytes:
     """Make the UDP payload of a DATA packet."""
-    return b"".join((_HEAD.pack(_DATA, block), content))
+    return _HEAD.pack(_DATA, block) + content
 
 
 def _request(raw: bytes) -> ReadRequest | WriteRequest:
@@ -175,6 +179,12 @@ def _cut_off(raw: bytes) -> NoReturn:
     raise MalformedPacketError("cut off", field="block or code", offset=len(raw))
 
 
+def _data(raw: bytes) -> Data:
+    if len(raw) < _HEAD.size:
+        _cut_off(raw)
+    return Data(_HEAD.unpack_from(raw)[1], raw[_HEAD.size :])
+
+
 def _error(raw: bytes) -> Error:
     """Read an ERROR; a text that is missing, unterminated or not ASCII does not make it any less of one."""
     if len(raw) < _HEAD.size:
@@ -200,7 +210,7 @@ _RRQ, _WRQ, _DATA, _ACK, _ERROR, _OACK = range(1, 7)
 _READERS: Mapping[int, Callable[[bytes], Packet]] = {
     _RRQ: _request,
     _WRQ: _request,
-    _DATA: _cut_off,
+    _DATA: _data,
     _ACK: _cut_off,
     _ERROR: _error,
     _OACK: _option_ack,

@@ -133,7 +133,7 @@ class Transfer:
     def on_packet(self, packet: tftp.Packet, now: float) -> list[bytes]:
         """Take a packet from the client."""
         if isinstance(packet, tftp.Ack):
-            return self._on_ack(packet.block, now)
+            return self.on_ack(packet.block, now)
         if isinstance(packet, tftp.Error):
             self._end(Outcome.PROBED if self._acknowledged < 0 else Outcome.ABORTED)
             self.reason = f"the client says: {_printable(packet.message)} (code {packet.code})"
@@ -162,9 +162,9 @@ class Transfer:
         self._end(Outcome.ABORTED)
         self.reason = f"the client closed its port instead of acknowledging {self._waiting_for()}"
 
-    def _on_ack(self, block: int, now: float) -> list[bytes]:
+    def on_ack(self, block: int, now: float) -> list[bytes]:
         """
-        Go on behind the acknowledged block.
+        Go on behind the acknowledged block, as `on_packet` does with an ACK.
 
         An ACK that acknowledges nothing new is dropped, also inside a window, where RFC 7440 would allow to answer it:
         whoever answers duplicates doubles every block that follows (RFC 1123 section 4.2.3.1).
@@ -184,12 +184,15 @@ class Transfer:
         if self._acknowledged < 0:
             return [self._option_ack]
         first = self._acknowledged + 1
+        if self._window == 1:  # As most firmware has it, so it has to be quick.
+            self._sent = first
+            return [self._data(first)]
         self._sent = min(self._acknowledged + self._window, self._last_block)
         return [self._data(block) for block in range(first, self._sent + 1)]
 
     def _data(self, block: int) -> bytes:
-        begin = (block - 1) * self._block_size
-        return tftp.encode_data(block % BLOCKS_ON_WIRE, self._view[begin : begin + self._block_size])
+        end = block * self._block_size
+        return tftp.encode_data(block % BLOCKS_ON_WIRE, self._view[end - self._block_size : end])
 
     def _waiting_for(self) -> str:
         return "the options" if self._acknowledged < 0 else f"block {self._acknowledged + 1} of {self._last_block}"
