@@ -1,10 +1,10 @@
 """
 The database behind the store.
 
-All writes go through one thread. It takes what waits, runs each piece of work in a savepoint of its own (unless it is
-the only one) and commits once for all of them: a thousand leases cost a few fsyncs, and nobody is told "done" before the
-commit returned. A piece of work that raises is rolled back alone. Urgent work, which is short, goes before all other
-work, and in commits of its own. Reads run in other threads and see the last commit (WAL).
+All writes go through one thread. It takes what waits, does it in one transaction and commits once: a thousand leases cost a
+few fsyncs, and nobody is told "done" before the commit returned. A piece of work that raises is rolled back alone: the
+transaction is begun again, with a savepoint for each piece. Urgent work, which is short, goes before all other work, and in
+commits of its own. Reads run in other threads and see the last commit (WAL).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,21 +50,15 @@ class _Job(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
 
-    def run(self, session: Session, *, alone: bool) -> None:
-        """Do the work; if it fails, nothing of it is left. `alone`: nothing else is in the transaction."""
-        try:
-            if alone:
-                self._result = self.work(session)
-                session.flush()
-                return
-            with session.begin_nested():
-                self._result = self.work(session)
-        except exc.OperationalError:
-            raise
-        except Exception as error:  # noqa: BLE001 - handed to the caller, whose error it is
-            self._error = error
-            if alone:
-                session.rollback()
+    def run(self, session: Session) -> None:
+        """Do the work, up to the statements that it leads to."""
+        self._error = None  # Of a transaction that was given up.
+        self._result = self.work(session)
+        session.flush()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing of the work is left, and `error` is why."""
+        self._error = error
 
     def finish(self, error: BaseException | None = None) -> None:
         self._loop.call_soon_threadsafe(self._resolve, error or self._error)
@@ -123,8 +117,9 @@ class Database:
         """
         Run `work(session)` in the writer thread; returns after the commit is on disk.
 
-        Work of one urgency is done in order. `work` must not keep the session or any row. What it raises comes out here,
-        and rolls back itself alone.
+        Work of one urgency is done in order. `work` must not keep the session or any row, and may be called again if its
+        first transaction is given up, so it changes nothing besides. What it raises comes out here, and rolls back itself
+        alone.
 
         Raises:
             TemporaryError: If the database could not commit (disk full, connection lost); nothing was changed.
@@ -164,12 +159,10 @@ class Database:
             jobs = self._urgent or self._others
             return [jobs.popleft() for _ in range(min(len(jobs), GROUP))]
 
-    def _commit(self, group: list[_Job[Any]]) -> None:
+    def _commit(self, group: Sequence[_Job[Any]]) -> None:
         try:
-            with Session(self._engine, expire_on_commit=False) as session:
-                for job in group:
-                    job.run(session, alone=len(group) == 1)
-                session.commit()
+            if not self._done_together(group):
+                self._do_apart(group)
         except exc.SQLAlchemyError as error:
             log.error("store.commit_failed", error=str(error.__cause__ or error), lost=len(group))
             failure = TemporaryError(
@@ -182,6 +175,33 @@ class Database:
         else:
             for job in group:
                 job.finish()
+
+    def _done_together(self, group: Sequence[_Job[Any]]) -> bool:
+        """Do all of it, or nothing if a piece of work raises: savepoints would cost every group what few need."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            for job in group:
+                try:
+                    job.run(session)
+                except exc.OperationalError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - handed to the caller, whose error it is
+                    job.fail(error)
+                    return len(group) == 1
+            session.commit()
+        return True
+
+    def _do_apart(self, group: Sequence[_Job[Any]]) -> None:
+        """Do what can be done."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            for job in group:
+                try:
+                    with session.begin_nested():
+                        job.run(session)
+                except exc.OperationalError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - handed to the caller, whose error it is
+                    job.fail(error)
+            session.commit()
 
 
 def _engine(url: str) -> sqlalchemy.Engine:

@@ -136,6 +136,45 @@ def test_failed_edit_changes_nothing(tmp_path: Path) -> None:
     with_database(tmp_path / "db", use)
 
 
+def test_refused_work_leaves_its_group_alone(tmp_path: Path) -> None:
+    """Among others in one commit, work that is refused undoes theirs, or theirs is done twice."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        outbox = Outbox(database, store.outbox_rang)
+        before = await outbox.next_sequence()
+        busy, go_on = threading.Event(), threading.Event()
+
+        def block(_session: Session) -> None:
+            busy.set()
+            assert go_on.wait(60)
+
+        def refused(edit: Edit) -> None:
+            edit.note("no.said")
+            raise RefusedError("no")
+
+        async def change() -> None:
+            with pytest.raises(RefusedError, match="no"):
+                await store.change(machine.id, refused)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(database.write(block))
+            assert await asyncio.to_thread(busy.wait, 60)
+            group.create_task(store.note(machine.id, "first.noted"))
+            group.create_task(change())
+            group.create_task(change())
+            group.create_task(store.note(machine.id, "last.noted"))
+            await asyncio.sleep(0)  # All of them are waiting now.
+            go_on.set()
+        names = [event.name for event in await store.events(machine.id, 0, 100)]
+        assert names[-2:] == ["first.noted", "last.noted"]
+        assert "no.said" not in names
+        assert [item.sequence for item in await outbox.after(before - 1, 100)] == [before, before + 1]
+
+    with_database(tmp_path / "db", use)
+
+
 def test_numbers_are_never_used_again(tmp_path: Path) -> None:
     """After everything was acknowledged the counting starts anew, and the manager drops news as old."""
 
