@@ -145,12 +145,10 @@ class Daemon:
         self._agent_desk = AgentDesk(self._machines, tickets, lost_after=settings.agent.lost_after, clock=utc_now)
         boots = BootDesk(
             self._machines,
-            tickets,
             self._hand_offs(),
             profiles=frozenset(settings.profiles),
             ticket_lifetime=settings.agent.ticket_lifetime,
             install_ticket_lifetime=settings.agent.install_ticket_lifetime,
-            clock=utc_now,
         )
         self._link = self._manager_link(Outbox(database, store.outbox_rang))
         operator_desk = OperatorDesk(

@@ -157,10 +157,12 @@ def failed_wipes(desired: Desired, facts: Facts) -> list[Record]:
 
 def active_operation(facts: Facts) -> Operation | None:
     """The operation that is not over, if any."""
-    operation = facts.operation
-    if operation is None or operation.state not in (OperationState.PLANNED, OperationState.RUNNING):
-        return None
-    return operation
+    return facts.operation if facts.operation is not None and is_under_way(facts.operation) else None
+
+
+def is_under_way(operation: Operation) -> bool:
+    """It is not over."""
+    return operation.state in (OperationState.PLANNED, OperationState.RUNNING)
 
 
 def has_reported(facts: Facts) -> bool:

@@ -19,13 +19,13 @@ import structlog
 from provider.domain import mac as macs
 from provider.domain.errors import BootwrightError, NotFoundError, RefusedError
 from provider.domain.inventory import FirmwareKind, Inventory
-from provider.domain.machine import Evidence, Machine, Outcome, RecordKind
+from provider.domain.machine import Evidence, Outcome, RecordKind
 from provider.domain.operation import Operation, OperationKind, OperationState, WipeReport
 from provider.planning import identity, lifecycle
 from provider.reconcile.machines import Machines
 from provider.store import rows, tickets
 from provider.store.machines import Edit
-from provider.store.tickets import TicketRefusedError, TicketStore
+from provider.store.tickets import ShownTicket, TicketRefusedError, TicketStore
 from provider.wire.agent import Enrolled, Enrolment, Installed, Progress, Result, Work
 
 log = structlog.get_logger()
@@ -73,19 +73,17 @@ class AgentDesk:
         Raises:
             RefusedError: If the ticket is not good, or its machine is not the one that shows it.
         """
+        token = secrets.token_urlsafe(32)
+        token_sha256 = tickets.digest(token)
         try:
-            machine_id = await self._tickets.redeem(tickets.AGENT, enrolment.ticket, enrolment.nonce)
+            machine, _ = await self._machines.identify(
+                _evidence(enrolment),
+                lambda edit: _enrolled(edit, token_sha256, enrolment.agent_version),
+                ticket=ShownTicket(tickets.AGENT, enrolment.ticket, enrolment.nonce),
+            )
         except TicketRefusedError as error:
             await self._refused(error.machine_id, str(error), source)
             raise
-        machine = (await self._machines.identify(_evidence(enrolment))).machine
-        if machine.id != machine_id:
-            reason = f"the ticket is of {machine_id}, the agent shows itself as {machine.id}"
-            await self._refused(machine_id, reason, source)
-            raise RefusedError(reason, hint="the machine gets a ticket of its own with its next boot script")
-        token = secrets.token_urlsafe(32)
-        token_sha256 = tickets.digest(token)
-        await self._machines.change(machine.id, lambda edit: _enrolled(edit, token_sha256, enrolment.agent_version))
         self._tokens = {key: value for key, value in self._tokens.items() if value != machine.id}
         self._tokens[token_sha256] = machine.id
         self._last_seen[machine.id] = self._clock()
@@ -122,22 +120,26 @@ class AgentDesk:
 
     async def next_work(self, machine_id: str, wait: float) -> Work | None:
         """The operation that the agent should perform, waiting up to `wait` seconds for one."""
+        ring = self._machines.bell(machine_id).ticket()
         work = await self._work(machine_id)  # Before any deadline: `wait` may be 0.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 while work is None:
+                    await ring.wait()
                     ring = self._machines.bell(machine_id).ticket()
                     work = await self._work(machine_id)
-                    if work is None:
-                        await ring.wait()
         return work
 
     async def _work(self, machine_id: str) -> Work | None:
-        """What is to be done now; it counts as started before the agent hears of it."""
-        work = _work(await self._machines.store.get(machine_id))
-        if work is not None:
-            await self._start(machine_id, work.id)
-        return work
+        """
+        What is to be done now, after a last look at whether it still may be: the wall before the one door. It counts as
+        started before the agent hears of it.
+        """
+        operation = await self._machines.store.operation_to_do(machine_id)
+        if operation is None:
+            return None
+        await self._start(machine_id, operation.id)
+        return Work(id=operation.id, machine_id=machine_id, kind=operation.kind, wipe_plan=operation.wipe_plan)
 
     async def progress(self, machine_id: str, operation_id: str, progress: Progress) -> None:
         """
@@ -181,7 +183,7 @@ class AgentDesk:
             RefusedError: If its ticket is not good.
         """
         try:
-            machine_id = await self._tickets.redeem(tickets.INSTALL, installed.ticket, nonce="installer")
+            machine_id = await self._tickets.redeem(ShownTicket(tickets.INSTALL, installed.ticket, "installer"))
         except TicketRefusedError as error:
             await self._refused(error.machine_id, str(error), source)
             raise
@@ -254,14 +256,6 @@ def _enrolled(edit: Edit, token_sha256: str, version: str) -> None:
     edit.row.enrolled_at = edit.now
     edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "agent"
     edit.note("agent.enrolled", version=version)
-
-
-def _work(machine: Machine) -> Work | None:
-    """What is to be done, after a last look at whether it still may be: the wall before the one door."""
-    operation = lifecycle.active_operation(machine.facts)
-    if operation is None or not lifecycle.is_wanted(operation, machine.desired):
-        return None
-    return Work(id=operation.id, machine_id=machine.id, kind=operation.kind, wipe_plan=operation.wipe_plan)
 
 
 def _finished(edit: Edit, operation_id: str, result: Result) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from provider.domain.mac import MacAddress
-from provider.domain.machine import BootMode, Evidence, Machine
+from provider.domain.machine import BootMode, Evidence
 from provider.planning import boot
 from provider.planning.boot import BootDecision
+from provider.planning.hand_off import HandedOver
 from provider.reconcile import hand_offs
 from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
 from provider.store import tickets
 from provider.store.machines import Edit
-from provider.store.tickets import TicketStore
 
 log = structlog.get_logger()
 
@@ -28,20 +27,16 @@ class BootDesk:
     def __init__(
         self,
         machines: Machines,
-        ticket_store: TicketStore,
         ways: HandOffs,
         *,
         profiles: frozenset[str],
         ticket_lifetime: timedelta,
         install_ticket_lifetime: timedelta,
-        clock: Callable[[], datetime],
     ) -> None:
         self._machines = machines
-        self._tickets = ticket_store
         self._ways = ways
         self._profiles = profiles
         self._lifetimes = {BootMode.AGENT: ticket_lifetime, BootMode.INSTALL: install_ticket_lifetime}
-        self._clock = clock
 
     async def decide(self, evidence: Evidence) -> BootDecision:
         """
@@ -51,11 +46,10 @@ class BootDesk:
             RefusedError: If the evidence is of several machines at once.
             TemporaryError: If the store does not answer.
         """
-        found = await self._machines.identify(evidence)
-        machine = found.machine
-        decision = boot.decide(machine.id, found.plan, machine.desired, self._profiles)
-        decision = await self._with_ticket(self._with_hand_off(decision, machine, evidence.macs[0]))
-        await self._machines.change(machine.id, lambda edit: _served(edit, decision))
+        machine, (decision, handed) = await self._machines.identify(
+            evidence, lambda edit: self._serve(edit, evidence.macs[0])
+        )
+        self._ways.remember(machine.id, handed)
         log.info("boot.script_served", machine=machine.id, mode=decision.mode.value, rule=decision.rule)
         return decision
 
@@ -70,18 +64,20 @@ class BootDesk:
         """A script told us that it failed, before it went on to the next boot device."""
         self._machines.note(mac, "boot.failed", step=stage, error=error)
 
-    def _with_hand_off(self, decision: BootDecision, machine: Machine, mac: MacAddress) -> BootDecision:
+    def _serve(self, edit: Edit, mac: MacAddress) -> tuple[BootDecision, HandedOver | None]:
+        """Decide, and write it down. In the thread of the store: it looks at what the desk knows, and changes none of it."""
+        machine = edit.machine
+        decision = boot.decide(machine.id, edit.plan, machine.desired, self._profiles)
         heard_at = self._machines.system_heard_at(machine.id)
-        way = self._ways.way(machine, decision.mode, mac, heard_at, self._clock())
-        return replace(decision, hand_off=way)
-
-    async def _with_ticket(self, decision: BootDecision) -> BootDecision:
+        handed = self._ways.way(machine, decision.mode, mac, heard_at, edit.now)
+        if handed is not None:
+            decision = replace(decision, hand_off=handed.way)
         lifetime = self._lifetimes.get(decision.mode)
-        if lifetime is None:
-            return decision
-        purpose = tickets.INSTALL if decision.mode is BootMode.INSTALL else tickets.AGENT
-        ticket = await self._tickets.mint(purpose, decision.machine_id, lifetime)
-        return replace(decision, ticket=ticket)
+        if lifetime is not None:
+            purpose = tickets.INSTALL if decision.mode is BootMode.INSTALL else tickets.AGENT
+            decision = replace(decision, ticket=edit.mint(purpose, lifetime))
+        _served(edit, decision)
+        return decision, handed
 
 
 def _served(edit: Edit, decision: BootDecision) -> None:

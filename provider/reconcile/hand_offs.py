@@ -27,21 +27,25 @@ class HandOffs:
 
     def way(
         self, machine: Machine, mode: BootMode, mac: MacAddress, system_heard_at: datetime | None, now: datetime
-    ) -> HandOff:
-        """Take note of a script, and give the way to the disk for one that goes there."""
+    ) -> HandedOver | None:
+        """How a machine goes to its disk, None if that is not where its script sends it; call `remember` once it is told."""
         if mode is not BootMode.DISK:
-            self._last.pop(machine.id, None)
-            return HandOff.EXIT
+            return None
         fixed = next((self._chosen[each] for each in machine.identity.macs if each in self._chosen), self._default)
         if fixed is not None:
-            return fixed
+            return HandedOver(fixed, mac, now)
         facts = machine.facts
         known_times = (system_heard_at, facts.last_reboot_at, facts.last_power_on_at)
         excused_at = max((at for at in known_times if at is not None), default=None)
         before = self._last.get(machine.id)
-        handed = hand_off.way(before, facts.hand_off, facts.firmware, mac, now, excused_at=excused_at)
-        self._last[machine.id] = handed
-        return handed.way
+        return hand_off.way(before, facts.hand_off, facts.firmware, mac, now, excused_at=excused_at)
+
+    def remember(self, machine_id: str, handed: HandedOver | None) -> None:
+        """Take note of what a machine was told."""
+        if handed is None:
+            self._last.pop(machine_id, None)
+        else:
+            self._last[machine_id] = handed
 
 
 def learn(edit: Edit, way: HandOff) -> None:

@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 
@@ -21,12 +22,15 @@ from provider.domain.errors import BootwrightError
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, Attachment, Evidence, Identity, Machine
 from provider.kit.signal import Signal
-from provider.planning import forgetting
+from provider.planning import forgetting, lifecycle
 from provider.planning.forgetting import Names
 from provider.planning.lifecycle import Plan
 from provider.store.machines import Changed, Edit, MachineStore, Noted
+from provider.store.tickets import ShownTicket
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 Scalar = str | int | float | bool | None
 
@@ -181,21 +185,28 @@ class Machines:
 
     # --- changes ---
 
-    async def identify(self, evidence: Evidence) -> Changed:
+    async def identify(
+        self, evidence: Evidence, edit: Callable[[Edit], T], *, ticket: ShownTicket | None = None
+    ) -> tuple[Machine, T]:
         """
-        Find or make the machine that shows this evidence; gives its plan too.
+        Find or make the machine that shows this evidence, and change it; with a `ticket`, only if it is that one's. Also
+        gives what `edit` gave.
 
         Raises:
+            TicketRefusedError: If the ticket is not good, or another machine's; nothing was changed.
             RefusedError: If it claims to be several established machines at once.
             TemporaryError: If the store does not answer.
         """
-        changed, absorbed = await self.store.identify(evidence)
-        self._forget(absorbed)
+        strangers = {mac: self._strangers[mac] for mac in evidence.macs if mac in self._strangers}
+        seen = {mac: stranger.attachment for mac, stranger in strangers.items() if stranger.attachment is not None}
+        changed, given = await self.store.identify(evidence, edit, attachments=seen, ticket=ticket)
+        self._forget(changed.absorbed)
         self._remember(changed.machine)
         self._hear(changed.machine.id)
         for mac in evidence.macs:
             self._introduce(mac, changed.machine.id)
-        return changed
+        self._wake_for(changed)
+        return changed.machine, given
 
     def _introduce(self, mac: MacAddress, machine_id: str) -> None:
         """Write down what was seen of a MAC address before its machine was known."""
@@ -208,9 +219,9 @@ class Machines:
             self.attached(mac, stranger.attachment)
 
     async def change(self, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
-        """Change one machine in the store, keep the index in step, and wake its worker."""
+        """Change one machine in the store, keep the index in step, and wake its worker if that leaves anything to do."""
         changed = await self.quietly_change(machine_id, edit)
-        self.wake(machine_id)
+        self._wake_for(changed)
         return changed
 
     async def quietly_change(self, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
@@ -271,6 +282,12 @@ class Machines:
     def wake(self, machine_id: str) -> None:
         """Ring it."""
         self.bell(machine_id).ring()
+
+    def _wake_for(self, changed: Changed) -> None:
+        """Wake who has something to do now: the worker, or whoever waits for an operation."""
+        plan = changed.plan
+        if plan.step or plan.wake_at or lifecycle.active_operation(changed.machine.facts):
+            self.wake(changed.machine.id)
 
     def _remember(self, machine: Machine) -> None:
         for mac in machine.identity.macs:

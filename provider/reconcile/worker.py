@@ -167,7 +167,7 @@ def _power_read(edit: Edit, state: PowerState) -> None:
     row.power_state, row.power_at, row.power_source = state.value, edit.now, "bmc"
     if state is PowerState.OFF:
         drop_agent(edit, "the machine is off")
-    bmc = edit.bmc()
+    bmc = edit.bmc
     if bmc is not None:
         bmc.failures, bmc.last_error, bmc.retry_at = 0, "", None
 
@@ -192,7 +192,7 @@ def _power_obeyed(edit: Edit, step: SetPower) -> None:
 
 
 def _bmc_failed(edit: Edit, error: BootwrightError) -> None:
-    bmc = edit.bmc()
+    bmc = edit.bmc
     if bmc is None:
         return
     bmc.failures += 1

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, delete
+from sqlalchemy.orm import aliased, defer
 from sqlmodel import Session, col, or_, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from provider.domain import smbios
 from provider.domain.errors import NotFoundError, RefusedError
@@ -25,13 +27,17 @@ from provider.domain.event import DISCOVERED, Event
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Attachment, Desired, Evidence, Identity, Machine, Outcome, RecordKind
 from provider.domain.operation import Operation, OperationState
+from provider.domain.secret import Secret
 from provider.kit.signal import Signal
 from provider.planning import forgetting, lifecycle, observed
 from provider.planning import identity as identities
 from provider.planning.forgetting import Names
-from provider.store import outbox, rows
+from provider.store import outbox, rows, tickets
 from provider.store.database import Database
 from provider.store.tables import BmcRow, EventRow, MachineRow, MacRow, OperationRow, RecordRow
+from provider.store.tickets import ShownTicket, TicketRefusedError
+
+T = TypeVar("T")
 
 Scalar = str | int | float | bool | None
 
@@ -43,6 +49,9 @@ WARNINGS_KEPT = 20
 
 _TWINS = 100
 """Machines with the same UUID or serial that are looked at."""
+
+_FORGET_EVERY = 64
+"""One event in so many has us look for older ones."""
 
 _NOT_FOR_THE_MANAGER = ("dhcp.", "pxe.", "tftp.", "boot.file_served", "wipe.progressed", "phase.changed")
 """Events of every packet, and those that the observed document tells better."""
@@ -61,19 +70,38 @@ class Noted:
 @dataclass
 class Edit:
     """
-    What a change may do to one machine: set fields of `row`, and call these.
+    What a change may do to one machine: set fields of `row` and `bmc`, and call these.
 
-    Lives inside one transaction only.
+    Lives inside one transaction only. It holds all rows of the machine and keeps them in step, so that what follows from
+    the change is derived without reading them again: reading them is most of what a change costs.
     """
 
     session: Session
-    row: MachineRow
     now: datetime
+    policy: lifecycle.Policy
+    row: MachineRow
+    bmc: BmcRow | None
+    newest: OperationRow | None
+    macs: list[MacRow]
+    records: list[RecordRow]
 
     @cached_property
     def machine(self) -> Machine:
-        """How it stood at the first look: look before you change. Most edits never do, and loading it costs the most."""
-        return _load(self.session, self.row)
+        """How it stood at the first look: look before you change."""
+        return self.machine_now()
+
+    @cached_property
+    def plan(self) -> lifecycle.Plan:
+        """What was to be done with it at the first look."""
+        return self.plan_for(self.machine)
+
+    def machine_now(self) -> Machine:
+        """With all that was changed."""
+        return rows.machine(self.row, self.macs, self.bmc, self.newest, self.records)
+
+    def plan_for(self, machine: Machine) -> lifecycle.Plan:
+        """What is to be done with it, if it stands so."""
+        return lifecycle.decide(self.row.id, machine.desired, machine.facts, self.now, self.policy)
 
     def desire(self, wanted: Desired) -> None:
         """Replace the desired state."""
@@ -85,31 +113,34 @@ class Edit:
 
     def record(self, kind: RecordKind, request_id: str, outcome: Outcome = Outcome.DONE, detail: str = "") -> None:
         """Write down that a request was answered."""
-        self.session.add(
-            RecordRow(
-                machine_id=self.row.id,
-                kind=kind.value,
-                request_id=request_id,
-                at=self.now,
-                outcome=outcome.value,
-                detail=detail,
-            )
+        row = RecordRow(
+            machine_id=self.row.id,
+            kind=kind.value,
+            request_id=request_id,
+            at=self.now,
+            outcome=outcome.value,
+            detail=detail,
         )
+        self.session.add(row)
+        self.records.append(row)
 
     def begin(self, operation: Operation) -> None:
         """Add an operation."""
-        self.session.add(
-            OperationRow(
-                id=operation.id,
-                machine_id=operation.machine_id,
-                kind=operation.kind.value,
-                request_id=operation.request_id,
-                state=operation.state.value,
-                attempt=operation.attempt,
-                wipe_plan=rows.dump(rows.WIPE_PLAN, operation.wipe_plan),
-                created_at=operation.created_at,
-            )
+        self.newest = OperationRow(
+            id=operation.id,
+            machine_id=operation.machine_id,
+            kind=operation.kind.value,
+            request_id=operation.request_id,
+            state=operation.state.value,
+            attempt=operation.attempt,
+            wipe_plan=rows.dump(rows.WIPE_PLAN, operation.wipe_plan),
+            created_at=operation.created_at,
         )
+        self.session.add(self.newest)
+
+    def mint(self, purpose: str, lifetime: timedelta) -> Secret:
+        """Make a ticket for the machine; an earlier one stays good until it expires."""
+        return tickets.mint(self.session, purpose, self.row.id, self.now, lifetime)
 
     def operation(self, operation_id: str) -> OperationRow:
         """
@@ -137,16 +168,36 @@ class Edit:
 
     def attach(self, mac: MacAddress, attachment: Attachment) -> None:
         """Write down where DHCP saw an interface of the machine; nothing if it is another's by now, or seen there before."""
-        row = self.session.get(MacRow, mac)
-        if row is None or row.machine_id != self.row.id or rows.attachment(row) == attachment:
+        row = next((each for each in self.macs if each.mac == mac), None)
+        if row is None or rows.attachment(row) == attachment:
             return
         row.interface, row.relay = attachment.interface, attachment.relay
         row.circuit_id, row.remote_id = attachment.circuit_id, attachment.remote_id
         self.note("machine.attached", mac=mac, **asdict(attachment))
 
-    def bmc(self) -> BmcRow | None:
-        """The row of the machine's BMC."""
-        return self.session.exec(select(BmcRow).where(BmcRow.machine_id == self.row.id)).first()
+    def show(self, evidence: Evidence) -> None:
+        """Add evidence to the machine, and give it the BMC that was configured for it; one that has a machine keeps it."""
+        row = self.row
+        merged = identities.merged(rows.identity(row, [each.mac for each in self.macs]), evidence)
+        row.uuid, row.serial = merged.uuid, merged.serial
+        row.board_serial, row.chassis_serial = merged.board_serial, merged.chassis_serial
+        if evidence.firmware is not None:
+            row.firmware = evidence.firmware.value
+        known = {each.mac for each in self.macs}
+        new = [MacRow(mac=mac, machine_id=row.id) for mac in merged.macs if mac not in known]
+        self.session.add_all(new)
+        self.macs = sorted([*self.macs, *new], key=lambda each: each.mac)
+        if self.bmc is None:
+            free = self.session.exec(select(BmcRow).where(col(BmcRow.machine_id).is_(None))).all()
+            self.bmc = next((bmc for bmc in free if selects(bmc.selects, bmc.selector, merged)), None)
+            if self.bmc is not None:
+                self.bmc.machine_id = row.id
+
+    def warn(self, warning: str) -> None:
+        """Keep a warning for the machine's operator."""
+        if warning not in (self.row.warnings or ()):
+            self.row.warnings = [*(self.row.warnings or ()), warning][-WARNINGS_KEPT:]
+            self.note("identity.conflicted", warning=warning)
 
 
 @dataclass(frozen=True)
@@ -155,6 +206,8 @@ class Changed:
 
     machine: Machine
     plan: lifecycle.Plan
+    absorbed: tuple[Identity, ...] = ()
+    """Machines that turned out to be parts of this one, and are gone."""
 
 
 class MachineStore:
@@ -178,14 +231,37 @@ class MachineStore:
         self._ring()
         return changed
 
-    async def identify(self, evidence: Evidence) -> tuple[Changed, tuple[Identity, ...]]:
+    async def identify(
+        self,
+        evidence: Evidence,
+        edit: Callable[[Edit], T],
+        *,
+        attachments: Mapping[MacAddress, Attachment] | None = None,
+        ticket: ShownTicket | None = None,
+    ) -> tuple[Changed, T]:
         """
-        Find or make the machine that shows this evidence; also gives the machines that were absorbed by it, and are gone.
+        Find or make the machine that shows this evidence, and edit it; also gives what `edit` gave.
+
+        `attachments` are where DHCP saw interfaces of it before. With a `ticket`, it must be the machine that it was made
+        for, or that one turns out to be a part of it; else nothing is changed.
 
         Raises:
-            RefusedError: If the evidence claims to be several established machines at once.
+            TicketRefusedError: If the ticket is not good.
+            RefusedError: If the evidence claims to be several established machines at once; and whatever `edit` raises.
         """
-        result = await self._database.write(lambda session: self._identify(session, evidence))
+
+        def write(session: Session) -> tuple[Changed, T]:
+            owner = None if ticket is None else tickets.redeem(session, ticket, self._clock())
+            found, absorbed = self._identify(session, evidence)
+            if owner not in (None, found.row.id, *(part.id for part in absorbed)):
+                reason = f"the ticket is of {owner}, the agent shows itself as {found.row.id}"
+                raise TicketRefusedError(reason, machine_id=owner)
+            for mac, attachment in (attachments or {}).items():
+                found.attach(mac, attachment)
+            given = edit(found)
+            return replace(_follow_up(found), absorbed=absorbed), given
+
+        result = await self._database.write(write)
         self._ring()
         return result
 
@@ -197,10 +273,9 @@ class MachineStore:
         """
 
         def write(session: Session) -> list[Identity]:
-            machines = [_load(session, row) for row in session.exec(_with_ids(machine_ids)).all()]
             gone = [
                 machine.identity
-                for machine in machines
+                for machine in _load(session, machine_ids)
                 if forgetting.is_unclaimed(machine) and not names.have(machine.identity)
             ]
             self._delete(session, [identity.id for identity in gone], reason)
@@ -217,11 +292,28 @@ class MachineStore:
         Raises:
             NotFoundError: If there is none.
         """
-        return await self._database.read(lambda session: _load(session, _row(session, machine_id)))
+        return await self._database.read(lambda session: self._open(session, machine_id).machine)
+
+    async def operation_to_do(self, machine_id: str) -> Operation | None:
+        """
+        The operation that is under way and still wanted: the one question of every agent, and far cheaper than `get`.
+
+        Raises:
+            NotFoundError: If there is no such machine.
+        """
+
+        def read(session: Session) -> Operation | None:
+            row, _bmc, newest = _row(session, machine_id)
+            operation = None if newest is None else rows.operation(newest)
+            if operation is None or not lifecycle.is_under_way(operation):
+                return None
+            return operation if lifecycle.is_wanted(operation, rows.desired(row)) else None
+
+        return await self._database.read(read)
 
     async def all(self) -> list[Machine]:
         """All machines, the oldest first."""
-        return await self._database.read(_load_all)
+        return await self._database.read(_load)
 
     async def agent_tokens(self) -> list[tuple[str, str]]:
         """Machine id and token hash of each agent that is connected."""
@@ -259,9 +351,10 @@ class MachineStore:
         """Put the observed state of every machine into the outbox again."""
 
         def write(session: Session) -> None:
-            for row in session.exec(select(MachineRow).order_by(col(MachineRow.first_seen))).all():
-                row.published_sha256 = ""
-                self._follow_up(session, row)
+            for machine_id in session.exec(select(MachineRow.id).order_by(col(MachineRow.first_seen))).all():
+                edit = self._open(session, machine_id)
+                edit.row.published_sha256 = ""
+                _follow_up(edit)
 
         await self._database.write(write)
         self._ring()
@@ -271,26 +364,15 @@ class MachineStore:
         self.events_rang.ring()
 
     def _change(self, session: Session, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
-        row = _row(session, machine_id)
-        edit(Edit(session, row, self._clock()))
-        return self._follow_up(session, row)
+        found = self._open(session, machine_id)
+        edit(found)
+        return _follow_up(found)
 
-    def _follow_up(self, session: Session, row: MachineRow) -> Changed:
-        """Derive plan and document from the rows as they are now; write event and outbox where they differ."""
-        session.flush()
-        now = self._clock()
-        machine = _load(session, row)
-        plan = lifecycle.decide(row.id, machine.desired, machine.facts, now, self._policy)
-        if row.announced_phase != plan.phase.value:
-            data: dict[str, Scalar] = {"from_": row.announced_phase, "to": plan.phase.value, "rule": plan.rule}
-            add_event(session, row.id, now, "phase.changed", data)
-            row.announced_phase = plan.phase.value
-        document = observed.document(machine, plan)
-        digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-        if row.published_sha256 != digest:
-            outbox.add(session, "observed", row.id, document, now)
-            row.published_sha256 = digest
-        return Changed(machine, plan)
+    def _open(self, session: Session, machine_id: str) -> Edit:
+        row, bmc, newest = _row(session, machine_id)
+        macs = session.exec(select(MacRow).where(MacRow.machine_id == machine_id).order_by(col(MacRow.mac))).all()
+        records = session.exec(select(RecordRow).where(RecordRow.machine_id == machine_id).order_by(col(RecordRow.id)))
+        return Edit(session, self._clock(), self._policy, row, bmc, newest, list(macs), list(records.all()))
 
     def _delete(self, session: Session, machine_ids: Sequence[str], reason: str) -> None:
         if not machine_ids:
@@ -298,38 +380,47 @@ class MachineStore:
         session.exec(delete(MachineRow).where(col(MachineRow.id).in_(machine_ids)))
         outbox.forget(session, machine_ids, self._clock(), reason)
 
-    def _identify(self, session: Session, evidence: Evidence) -> tuple[Changed, tuple[Identity, ...]]:
+    def _identify(self, session: Session, evidence: Evidence) -> tuple[Edit, tuple[Identity, ...]]:
         believed = identities.believe(evidence)
         candidates = _candidates(session, believed)
-        settled = frozenset(row.id for row in candidates if row.inventory is not None or row.acceptance != "pending")
-        known = [_identity(session, row) for row in candidates]
+        settled = frozenset(each.identity.id for each in candidates if each.settled)
+        known = [each.identity for each in candidates]
         found = identities.match(believed, known, settled)
         if found.conflict:
             raise RefusedError(f"a machine with MAC address {', '.join(believed.macs)} {found.conflict}")
-        session.exec(delete(MacRow).where(col(MacRow.mac).in_(found.steals)))
+        if found.steals:
+            session.exec(delete(MacRow).where(col(MacRow.mac).in_(found.steals)))
         self._delete(session, found.absorbs, f"it is a part of {found.machine_id}")
-        session.flush()
-        row = self._found_or_new(session, believed, found.machine_id)
-        _show(session, row, believed)
+        edit = self._new(session, believed) if found.machine_id is None else self._open(session, found.machine_id)
+        edit.show(believed)
         for warning in found.warnings:
-            self._warn(session, row, warning)
-        return self._follow_up(session, row), tuple(each for each in known if each.id in found.absorbs)
+            edit.warn(warning)
+        return edit, tuple(each for each in known if each.id in found.absorbs)
 
-    def _found_or_new(self, session: Session, evidence: Evidence, machine_id: str | None) -> MachineRow:
-        if machine_id is not None:
-            return _row(session, machine_id)
-        now = self._clock()
+    def _new(self, session: Session, evidence: Evidence) -> Edit:
         new = identities.new_id(evidence, is_taken=lambda taken: session.get(MachineRow, taken) is not None)
-        row = MachineRow(id=new, first_seen=now)
-        session.add(row)
-        session.flush()
-        add_event(session, row.id, now, DISCOVERED, {"mac": evidence.macs[0]})
-        return row
+        edit = Edit(session, self._clock(), self._policy, MachineRow(id=new), None, None, [], [])
+        edit.row.first_seen = edit.now
+        session.add(edit.row)
+        session.flush()  # Before all rows that refer to it.
+        edit.note(DISCOVERED, mac=evidence.macs[0])
+        return edit
 
-    def _warn(self, session: Session, row: MachineRow, warning: str) -> None:
-        if warning not in (row.warnings or ()):
-            row.warnings = [*(row.warnings or ()), warning][-WARNINGS_KEPT:]
-            add_event(session, row.id, self._clock(), "identity.conflicted", {"warning": warning})
+
+def _follow_up(edit: Edit) -> Changed:
+    """Derive plan and document from the rows as they are now; write event and outbox where they differ."""
+    row = edit.row
+    machine = edit.machine_now()
+    plan = edit.plan_for(machine)
+    if row.announced_phase != plan.phase.value:
+        edit.note("phase.changed", from_=row.announced_phase, to=plan.phase.value, rule=plan.rule)
+        row.announced_phase = plan.phase.value
+    document = observed.document(machine, plan)
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    if row.published_sha256 != digest:
+        outbox.add(edit.session, "observed", row.id, document, edit.now)
+        row.published_sha256 = digest
+    return Changed(machine, plan)
 
 
 def add_event(session: Session, machine_id: str, at: datetime, name: str, data: dict[str, Scalar]) -> None:
@@ -339,13 +430,10 @@ def add_event(session: Session, machine_id: str, at: datetime, name: str, data: 
 
 def add_events(session: Session, noted: Sequence[Noted]) -> None:
     """The same for many."""
-    events = [EventRow(machine_id=each.machine_id, at=each.at, name=each.name, data=dict(each.data)) for each in noted]
-    session.add_all(events)
-    session.flush()
-    for row in events:
-        if row.id is not None and row.id % 64 == 0:
-            _forget_old_events(session, row.machine_id)
     for each in noted:
+        session.add(EventRow(machine_id=each.machine_id, at=each.at, name=each.name, data=dict(each.data)))
+        if each.at.microsecond % _FORGET_EVERY == 0:  # As good as by chance.
+            _forget_old_events(session, each.machine_id)
         if not each.name.startswith(_NOT_FOR_THE_MANAGER):
             outbox.add(session, "event", each.machine_id, {"name": each.name, "data": dict(each.data)}, each.at)
 
@@ -357,71 +445,80 @@ def _forget_old_events(session: Session, machine_id: str) -> None:
         session.exec(delete(EventRow).where(col(EventRow.machine_id) == machine_id, col(EventRow.id) < oldest_kept))
 
 
-def _row(session: Session, machine_id: str) -> MachineRow:
-    row = session.get(MachineRow, machine_id)
-    if row is None:
+_Each = aliased(OperationRow)
+_NEWEST = (
+    select(_Each.id)
+    .where(_Each.machine_id == MachineRow.id)
+    .order_by(col(_Each.created_at).desc(), col(_Each.id).desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_WHOLE = (
+    select(MachineRow, BmcRow, OperationRow)
+    .outerjoin(BmcRow, col(BmcRow.machine_id) == col(MachineRow.id))
+    .outerjoin(OperationRow, col(OperationRow.id) == _NEWEST)
+)
+"""A machine, its BMC and its newest operation; of the last two, what there is."""
+
+
+def _row(session: Session, machine_id: str) -> tuple[MachineRow, BmcRow | None, OperationRow | None]:
+    found = session.exec(_WHOLE.where(MachineRow.id == machine_id)).first()
+    if found is None:
         raise NotFoundError(f"there is no machine {machine_id}", hint="list them with: bootwright machine list")
-    return row
+    row, bmc, newest = found
+    return row, bmc, newest
 
 
-def _load(session: Session, row: MachineRow) -> Machine:
-    macs = session.exec(select(MacRow).where(MacRow.machine_id == row.id).order_by(col(MacRow.mac))).all()
-    bmc = session.exec(select(BmcRow).where(BmcRow.machine_id == row.id)).first()
-    records = session.exec(select(RecordRow).where(RecordRow.machine_id == row.id).order_by(col(RecordRow.id))).all()
-    operations = select(OperationRow).where(OperationRow.machine_id == row.id)
-    newest = session.exec(operations.order_by(col(OperationRow.created_at).desc(), col(OperationRow.id).desc())).first()
-    return rows.machine(row, macs, bmc, newest, list(records))
+def _load(session: Session, machine_ids: Collection[str] | None = None) -> list[Machine]:
+    """Machines, by default all, the oldest first."""
+    found, of_macs, of_records = _WHOLE, select(MacRow), select(RecordRow)
+    if machine_ids is not None:
+        found = found.where(col(MachineRow.id).in_(machine_ids))
+        of_macs = of_macs.where(col(MacRow.machine_id).in_(machine_ids))
+        of_records = of_records.where(col(RecordRow.machine_id).in_(machine_ids))
+    macs, records = defaultdict[str, list[MacRow]](list), defaultdict[str, list[RecordRow]](list)
+    for mac in session.exec(of_macs.order_by(col(MacRow.mac))).all():
+        macs[mac.machine_id].append(mac)
+    for record in session.exec(of_records.order_by(col(RecordRow.id))).all():
+        records[record.machine_id].append(record)
+    ordered = session.exec(found.order_by(col(MachineRow.first_seen))).all()
+    return [rows.machine(row, macs[row.id], bmc, newest, records[row.id]) for row, bmc, newest in ordered]
 
 
-def _load_all(session: Session) -> list[Machine]:
-    return [_load(session, row) for row in session.exec(select(MachineRow).order_by(col(MachineRow.first_seen))).all()]
+_BRIEFLY = select(
+    MachineRow, or_(col(MachineRow.inventory).is_not(None), col(MachineRow.acceptance) != "pending")
+).options(defer(MachineRow.inventory))  # type: ignore[arg-type]  # SQLModel says what it is in a row
+"""A machine without its inventory, which is most of it, and whether it is settled."""
 
 
-def _identity(session: Session, row: MachineRow) -> Identity:
-    return rows.identity(row, list(session.exec(select(MacRow.mac).where(MacRow.machine_id == row.id)).all()))
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A machine that evidence may belong to."""
+
+    identity: Identity
+    settled: bool
 
 
-def _candidates(session: Session, evidence: Evidence) -> list[MachineRow]:
+def _candidates(session: Session, evidence: Evidence) -> list[_Candidate]:
     """All machines that share a MAC address with the evidence, and the first that share UUID (in either byte order) or serial."""
-    owners = session.exec(select(MacRow.machine_id).where(col(MacRow.mac).in_(evidence.macs))).all()
-    found = {row.id: row for row in session.exec(_with_ids(owners)).all()}
+    owners = select(MacRow.machine_id).where(col(MacRow.mac).in_(evidence.macs))
+    known: ColumnElement[bool] = col(MachineRow.id).in_(owners)
     same: list[ColumnElement[bool]] = []
     if evidence.uuid:
         same.append(col(MachineRow.uuid).in_((evidence.uuid, smbios.byte_swapped(evidence.uuid))))
     if evidence.serial:
         same.append(col(MachineRow.serial) == evidence.serial)
     if same:
-        twins = select(MachineRow).where(or_(*same)).order_by(col(MachineRow.first_seen)).limit(_TWINS)
-        found |= {row.id: row for row in session.exec(twins).all()}
-    return [found[machine_id] for machine_id in sorted(found)]
-
-
-def _with_ids(machine_ids: Collection[str]) -> SelectOfScalar[MachineRow]:
-    return select(MachineRow).where(col(MachineRow.id).in_(machine_ids))
-
-
-def _show(session: Session, row: MachineRow, evidence: Evidence) -> None:
-    """Add the evidence to the machine."""
-    merged = identities.merged(_identity(session, row), evidence)
-    row.uuid, row.serial = merged.uuid, merged.serial
-    row.board_serial, row.chassis_serial = merged.board_serial, merged.chassis_serial
-    if evidence.firmware is not None:
-        row.firmware = evidence.firmware.value
-    for mac in evidence.macs:
-        if session.get(MacRow, mac) is None:
-            session.add(MacRow(mac=mac, machine_id=row.id))
-    session.flush()
-    _claim_bmc(session, row, merged)
-
-
-def _claim_bmc(session: Session, row: MachineRow, identity: Identity) -> None:
-    """Give the machine the BMC that was configured for it; a BMC that has a machine keeps it."""
-    if session.exec(select(BmcRow).where(BmcRow.machine_id == row.id)).first() is not None:
-        return
-    for bmc in session.exec(select(BmcRow).where(col(BmcRow.machine_id).is_(None))).all():
-        if selects(bmc.selects, bmc.selector, identity):
-            bmc.machine_id = row.id
-            return
+        twins = select(MachineRow.id).where(or_(*same)).order_by(col(MachineRow.first_seen)).limit(_TWINS)
+        known = or_(known, col(MachineRow.id).in_(twins))
+    found = session.exec(_BRIEFLY.where(known).order_by(col(MachineRow.id))).all()
+    if not found:
+        return []
+    macs = defaultdict[str, list[str]](list)
+    theirs = col(MacRow.machine_id).in_([row.id for row, _settled in found])
+    for mac, machine_id in session.exec(select(MacRow.mac, MacRow.machine_id).where(theirs)).all():
+        macs[machine_id].append(mac)
+    return [_Candidate(rows.identity(row, macs[row.id]), settled) for row, settled in found]
 
 
 def selects(kind: str, selector: str, identity: Identity) -> bool:

@@ -140,10 +140,12 @@ def _following(session: Session) -> int:
 
 
 def _counter(session: Session, name: str = _COUNTER) -> CounterRow:
-    counter = session.get(CounterRow, name)
-    if counter is None:
-        counter = CounterRow(name=name)
+    """A counter; kept at hand for a transaction, which asks for it with every item."""
+    counter = session.info.get(name)
+    if not isinstance(counter, CounterRow) or counter not in session:
+        counter = session.get(CounterRow, name) or CounterRow(name=name)
         session.add(counter)
+        session.info[name] = counter
     return counter
 
 

@@ -26,6 +26,7 @@ from provider.reconcile.forgetting import Forgetter
 from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
 from provider.reconcile.worker import Workers
+from provider.store import tickets
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
 from provider.store.firmwares import FirmwareStore
@@ -33,7 +34,7 @@ from provider.store.machines import Edit, MachineStore
 from provider.store.outbox import MAY_BE_SENT, Outbox
 from provider.store.sealing import Sealer
 from provider.store.tables import EventRow, FirmwareRow, MachineRow, MacRow, OutboxRow, TicketRow
-from provider.store.tickets import AGENT, TicketStore
+from provider.store.tickets import AGENT
 from tests.integration.test_reconcile import RecordingBmc
 from tests.integration.test_store import POLICY
 
@@ -55,7 +56,6 @@ class Site:
         self.now = utc_now()
         self.store = MachineStore(database, POLICY, self.clock)
         self.outbox = Outbox(database, self.store.outbox_rang)
-        self.tickets = TicketStore(database, self.clock)
         self.bmcs = BmcStore(database, Sealer.open(folder / "key"))
         self.names = Names()
         self.restart()
@@ -73,12 +73,10 @@ class Site:
         lifetime = timedelta(minutes=15)
         self.boots = BootDesk(
             self.machines,
-            self.tickets,
             HandOffs(default=None, chosen={}),
             profiles=frozenset({"debian"}),
             ticket_lifetime=lifetime,
             install_ticket_lifetime=lifetime,
-            clock=self.clock,
         )
 
     async def boot(self, mac: MacAddress = STRANGER) -> str:
@@ -342,7 +340,7 @@ def test_absorbed_machine_is_forgotten_everywhere(tmp_path: Path) -> None:
         whole, part = await site.boot(STRANGER), await site.boot(OTHER)
         await site.machines.change(whole, accept)
         await site.outbox.acknowledge(await site.outbox.next_sequence() - 1)
-        await site.machines.identify(Evidence(macs=(STRANGER, OTHER)))
+        await site.machines.identify(Evidence(macs=(STRANGER, OTHER)), lambda _edit: None)
         assert site.machines.ids() == {whole}
         told = [item.document.get("name") for item in await site.outbox.after(0, 100) if item.machine_id == part]
         assert told == ["machine.forgotten"]
@@ -353,6 +351,10 @@ def test_absorbed_machine_is_forgotten_everywhere(tmp_path: Path) -> None:
     at_site(tmp_path, use)
 
 
+def minted(edit: Edit) -> None:
+    edit.mint(AGENT, timedelta(minutes=1))
+
+
 def test_machine_that_goes_while_it_asks_is_asked_again(tmp_path: Path) -> None:
     """A script is made for a machine that is forgotten in that moment, and a traceback is logged."""
 
@@ -360,7 +362,11 @@ def test_machine_that_goes_while_it_asks_is_asked_again(tmp_path: Path) -> None:
         gone = await site.boot()
         await site.a_day_later()
         with pytest.raises(NotFoundError):
-            await site.tickets.mint(AGENT, gone, timedelta(minutes=1))
+            await site.database.write(
+                lambda session: tickets.mint(session, AGENT, gone, site.now, timedelta(minutes=1))
+            )
+        with pytest.raises(NotFoundError):
+            await site.store.change(gone, minted)
         with pytest.raises(NotFoundError):
             await ManagerDesk(site.machines).desire(gone, 1, Desired(acceptance=Acceptance.ACCEPTED))
 

@@ -30,7 +30,7 @@ from provider.reconcile.operators import OperatorDesk
 from provider.reconcile.worker import Workers
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
-from provider.store.machines import MachineStore
+from provider.store.machines import Edit, MachineStore
 from provider.store.sealing import Sealer
 from provider.store.tickets import TicketStore
 from provider.wire.agent import Enrolled, Enrolment, Installed, Progress, Result
@@ -49,6 +49,10 @@ POLICY = lifecycle.Policy(
 )
 PATIENCE = 20.0  # seconds
 ACCEPTED = Desired(acceptance=Acceptance.ACCEPTED)
+
+
+def untouched(_edit: Edit) -> None:
+    """Change nothing."""
 
 
 class RecordingBmc:
@@ -99,12 +103,10 @@ class Site:
         """One that has learned nothing since it started."""
         return BootDesk(
             self.machines,
-            self._tickets,
             HandOffs(default=None, chosen={}),
             profiles=frozenset({"debian"}),
             ticket_lifetime=timedelta(minutes=5),
             install_ticket_lifetime=timedelta(hours=1),
-            clock=utc_now,
         )
 
     async def boot(self, mac: MacAddress = MAC) -> BootDecision:
@@ -191,13 +193,29 @@ def test_replayed_ticket_gets_nothing_and_is_reported(tmp_path: Path) -> None:
 
 
 def test_ticket_of_another_machine_is_refused(tmp_path: Path) -> None:
-    """A machine enrols with the ticket of another."""
+    """A machine enrols with the ticket of another, or its try becomes a machine, or costs the other its ticket."""
 
     async def use(site: Site) -> None:
         decision = await site.boot()
         with pytest.raises(RefusedError, match="shows itself as"):
             await site.enrol(decision, macs=(OTHER,))
         assert "ticket.refused" in await site.events(decision.machine_id)
+        assert [machine.id for machine in await site.store.all()] == [decision.machine_id]
+        assert (await site.enrol(decision, nonce="n2")).machine_id == decision.machine_id
+
+    at_site(tmp_path, use)
+
+
+@pytest.mark.parametrize("known_first", [MAC, OTHER])
+def test_ticket_of_a_part_is_good_for_the_whole(tmp_path: Path, known_first: MacAddress) -> None:
+    """A machine that booted from both of its network cards can never enrol, since each boot is in the name of one of them."""
+
+    async def use(site: Site) -> None:
+        await site.boot(known_first)
+        decision = await site.boot(OTHER if known_first == MAC else MAC)
+        enrolled = await site.enrol(decision, macs=(MAC, OTHER))
+        assert site.machines.ids() == {enrolled.machine_id}
+        assert (await site.boot()).machine_id == (await site.boot(OTHER)).machine_id == enrolled.machine_id
 
     at_site(tmp_path, use)
 
@@ -352,6 +370,20 @@ async def _starts_over(site: Site) -> None:
     assert (await site.boot()).hand_off is HandOff.SANBOOT
 
 
+def test_workers_sleep_while_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """In a boot storm each report of a machine that nobody accepted wakes its worker, or an acceptance wakes none."""
+
+    async def use(site: Site) -> None:
+        machine_id = (await site.boot(OTHER)).machine_id
+        ring = site.machines.bell(machine_id).ticket()
+        await site.machines.change(machine_id, lambda edit: edit.note("agent.inventory_reported"))
+        assert not ring.is_set()
+        await site.manager.desire(machine_id, 1, ACCEPTED)
+        assert ring.is_set()
+
+    at_site(tmp_path, use)
+
+
 def test_from_acceptance_to_release(tmp_path: Path) -> None:
     """Some step of the lifecycle is not taken, is taken twice, or in another order."""
 
@@ -403,7 +435,7 @@ def test_refused_override_does_not_stop_power(tmp_path: Path) -> None:
     async def use(site: Site) -> None:
         site.bmc.refuses_override = True
         async with site.working():
-            machine = (await site.machines.identify(Evidence(macs=(MAC,)))).machine
+            machine = (await site.machines.identify(Evidence(macs=(MAC,)), untouched))[0]
             await site.manager.desire(machine.id, 1, ACCEPTED)
             await _told(site, [PowerAction.ON])
 
@@ -441,7 +473,7 @@ def test_operators_are_told_who_decides(tmp_path: Path) -> None:
         def desk(manager_url: str | None) -> OperatorDesk:
             return OperatorDesk(site.machines, site.bmcs, site.bmc, manager_url=manager_url, status=dict)
 
-        machine = (await site.machines.identify(Evidence(macs=(MAC,), serial="SN1"))).machine
+        machine = (await site.machines.identify(Evidence(macs=(MAC,), serial="SN1"), untouched))[0]
         with pytest.raises(RefusedError, match="decides") as caught:
             await desk("wss://m").accept(machine.id)
         assert "manager" in caught.value.hint
@@ -466,8 +498,8 @@ def test_two_machines_with_one_uuid_stay_two(tmp_path: Path) -> None:
     cloned = {"uuid": "4c4c4544-0051-3510-8051-c4c04f373732", "serial": "CLONE"}
 
     async def use(site: Site) -> None:
-        first = (await site.machines.identify(Evidence(macs=(MAC,), **cloned))).machine
-        second = (await site.machines.identify(Evidence(macs=(OTHER,), **cloned))).machine
+        first = (await site.machines.identify(Evidence(macs=(MAC,), **cloned), untouched))[0]
+        second = (await site.machines.identify(Evidence(macs=(OTHER,), **cloned), untouched))[0]
         assert first.id != second.id
         assert second.facts.warnings
         await site.manager.desire(first.id, 1, ACCEPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sqlite3
@@ -34,7 +35,7 @@ from provider.kit.clock import utc_now
 from provider.planning import lifecycle
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Style
-from provider.store import migrations
+from provider.store import migrations, tickets
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import GROUP, Database
 from provider.store.firmwares import FirmwareStore, Proven
@@ -42,7 +43,7 @@ from provider.store.leases import LeaseStore
 from provider.store.machines import Edit, MachineStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
-from provider.store.tickets import AGENT, TicketStore
+from provider.store.tickets import AGENT, ShownTicket, TicketStore
 
 MAC = MacAddress("52:54:00:00:00:01")
 POLICY = lifecycle.Policy(
@@ -76,6 +77,10 @@ def accept(edit: Edit) -> None:
     edit.desire(Desired(acceptance=Acceptance.ACCEPTED, revision=1))
 
 
+def untouched(_edit: Edit) -> None:
+    """Change nothing."""
+
+
 def test_migrations_give_the_tables(tmp_path: Path) -> None:
     """A column was added to the tables and no migration makes it."""
 
@@ -95,8 +100,8 @@ def test_change_writes_event_and_outbox_at_once(tmp_path: Path) -> None:
     async def use(database: Database) -> None:
         store = machines(database)
         outbox = Outbox(database, store.outbox_rang)
-        changed, absorbed = await store.identify(Evidence(macs=(MAC,)))
-        assert absorbed == ()
+        changed, _ = await store.identify(Evidence(macs=(MAC,)), untouched)
+        assert changed.absorbed == ()
         before = await outbox.after(0, 100)
         assert [item.sequence for item in before] == list(range(1, len(before) + 1))
         await store.change(changed.machine.id, accept)
@@ -115,7 +120,7 @@ def test_failed_edit_changes_nothing(tmp_path: Path) -> None:
 
     async def use(database: Database) -> None:
         store = machines(database)
-        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
 
         def broken(edit: Edit) -> None:
             accept(edit)
@@ -141,7 +146,7 @@ def test_refused_work_leaves_its_group_alone(tmp_path: Path) -> None:
 
     async def use(database: Database) -> None:
         store = machines(database)
-        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
         outbox = Outbox(database, store.outbox_rang)
         before = await outbox.next_sequence()
         busy, go_on = threading.Event(), threading.Event()
@@ -181,7 +186,7 @@ def test_numbers_are_never_used_again(tmp_path: Path) -> None:
     async def use(database: Database) -> None:
         store = machines(database)
         outbox = Outbox(database, store.outbox_rang)
-        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
         last = (await outbox.after(0, 100))[-1].sequence
         await outbox.acknowledge(last)
         assert await outbox.after(0, 100) == []
@@ -202,7 +207,7 @@ def test_outbox_wakes_the_link(tmp_path: Path) -> None:
         outbox = Outbox(database, store.outbox_rang)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             waiting = group.create_task(outbox.wait(0))
-            await store.identify(Evidence(macs=(MAC,)))
+            await store.identify(Evidence(macs=(MAC,)), untouched)
             await waiting
 
     with_database(tmp_path / "db", use)
@@ -213,20 +218,27 @@ def test_ticket_is_good_once(tmp_path: Path) -> None:
 
     async def use(database: Database) -> None:
         store = machines(database)
-        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
         now = datetime(2026, 1, 1, tzinfo=UTC)
-        tickets = TicketStore(database, lambda: now)
-        ticket = (await tickets.mint(AGENT, machine.id, timedelta(minutes=5))).reveal()
-        assert await tickets.redeem(AGENT, ticket, "nonce-1") == machine.id
-        assert await tickets.redeem(AGENT, ticket, "nonce-1") == machine.id
+        desk = TicketStore(database, lambda: now)
+
+        async def minted() -> str:
+            work = functools.partial(
+                tickets.mint, purpose=AGENT, machine_id=machine.id, now=now, lifetime=timedelta(minutes=5)
+            )
+            return (await database.write(work)).reveal()
+
+        ticket = await minted()
+        assert await desk.redeem(ShownTicket(AGENT, ticket, "nonce-1")) == machine.id
+        assert await desk.redeem(ShownTicket(AGENT, ticket, "nonce-1")) == machine.id
         with pytest.raises(RefusedError, match="used by another"):
-            await tickets.redeem(AGENT, ticket, "nonce-2")
+            await desk.redeem(ShownTicket(AGENT, ticket, "nonce-2"))
         with pytest.raises(RefusedError, match="unknown"):
-            await tickets.redeem("install", ticket, "nonce-1")
-        fresh = (await tickets.mint(AGENT, machine.id, timedelta(minutes=5))).reveal()
+            await desk.redeem(ShownTicket("install", ticket, "nonce-1"))
+        fresh = await minted()
         now += timedelta(minutes=6)
         with pytest.raises(RefusedError, match="expired"):
-            await tickets.redeem(AGENT, fresh, "nonce-1")
+            await desk.redeem(ShownTicket(AGENT, fresh, "nonce-1"))
 
     with_database(tmp_path / "db", use)
 
@@ -237,10 +249,11 @@ def test_bmc_is_bound_once_and_sealed(tmp_path: Path) -> None:
     async def use(database: Database) -> None:
         store = machines(database)
         bmcs = BmcStore(database, Sealer.open(tmp_path / "key"))
-        first = (await store.identify(Evidence(macs=(MAC,), serial="SAME")))[0].machine
+        first = (await store.identify(Evidence(macs=(MAC,), serial="SAME"), untouched))[0].machine
         bmc = Bmc("10.0.0.1", "ops", Secret("correct horse"))
         await bmcs.replace_all([BmcAssignment(bmc, "serial", "SAME")])
-        second = (await store.identify(Evidence(macs=(MacAddress("52:54:00:00:00:02"),), serial="SAME")))[0].machine
+        twin = Evidence(macs=(MacAddress("52:54:00:00:00:02"),), serial="SAME")
+        second = (await store.identify(twin, untouched))[0].machine
         assert second.id != first.id
         assert await bmcs.of(first.id) == bmc
         assert await bmcs.of(second.id) is None
@@ -432,7 +445,7 @@ def test_answered_requests_survive(tmp_path: Path) -> None:
 
     async def write(database: Database) -> None:
         store = machines(database)
-        machine = (await store.identify(Evidence(macs=(MAC,))))[0].machine
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
         await store.change(machine.id, accept)
         await store.change(machine.id, lambda edit: edit.record(RecordKind.WIPE, ""))
 
