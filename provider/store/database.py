@@ -118,8 +118,8 @@ class Database:
         Run `work(session)` in the writer thread; returns after the commit is on disk.
 
         Work of one urgency is done in order. `work` must not keep the session or any row, and may be called again if its
-        first transaction is given up, so it changes nothing besides. What it raises comes out here, and rolls back itself
-        alone.
+        first transaction is given up, so it changes nothing besides. What it adds and sets is flushed when it is done: its
+        own queries do not see that, unless it flushes before. What it raises comes out here, and rolls back itself alone.
 
         Raises:
             TemporaryError: If the database could not commit (disk full, connection lost); nothing was changed.
@@ -178,7 +178,7 @@ class Database:
 
     def _done_together(self, group: Sequence[_Job[Any]]) -> bool:
         """Do all of it, or nothing if a piece of work raises: savepoints would cost every group what few need."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
             for job in group:
                 try:
                     job.run(session)
@@ -192,7 +192,7 @@ class Database:
 
     def _do_apart(self, group: Sequence[_Job[Any]]) -> None:
         """Do what can be done."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._engine, expire_on_commit=False, autoflush=False) as session:
             for job in group:
                 try:
                     with session.begin_nested():

@@ -88,7 +88,7 @@ class Ends:
 
         def write(session: outbox.Session) -> None:
             for _ in range(count):
-                outbox.add(session, "observed", "m-1", {"phase": "pending"}, utc_now())
+                outbox.add(session, [outbox.News("observed", "m-1", {"phase": "pending"}, utc_now())])
 
         await self.database.write(write)
         self.rang.ring()
@@ -248,9 +248,8 @@ def test_numbers_that_were_taken_back_are_no_loss(tmp_path: Path) -> None:
 
     async def use(ends: Ends) -> None:
         await ends.tell(outbox.MAY_BE_SENT)
-        await ends.database.write(
-            lambda session: outbox.add(session, "event", "m-2", {"name": "machine.discovered", "data": {}}, utc_now())
-        )
+        discovered = outbox.News("event", "m-2", {"name": "machine.discovered", "data": {}}, utc_now())
+        await ends.database.write(lambda session: outbox.add(session, [discovered]))
         await ends.database.write(lambda session: outbox.forget(session, ["m-2"], utc_now(), "nobody wants it"))
         async with running(ends.link()):
             await ends.heard(outbox.MAY_BE_SENT)

@@ -40,7 +40,7 @@ from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import GROUP, Database
 from provider.store.firmwares import FirmwareStore, Proven
 from provider.store.leases import LeaseStore
-from provider.store.machines import Edit, MachineStore
+from provider.store.machines import EVENTS_KEPT, Edit, MachineStore, Noted
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
 from provider.store.tickets import AGENT, ShownTicket, TicketStore
@@ -176,6 +176,23 @@ def test_refused_work_leaves_its_group_alone(tmp_path: Path) -> None:
         assert names[-2:] == ["first.noted", "last.noted"]
         assert "no.said" not in names
         assert [item.sequence for item in await outbox.after(before - 1, 100)] == [before, before + 1]
+
+    with_database(tmp_path / "db", use)
+
+
+def test_old_events_are_forgotten(tmp_path: Path) -> None:
+    """A machine that boots all day fills the disk with events."""
+
+    async def use(database: Database) -> None:
+        store = machines(database)
+        machine = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine
+        began = datetime(2026, 1, 1, tzinfo=UTC)
+        for first in range(0, 3 * EVENTS_KEPT, 100):
+            times = [began + timedelta(microseconds=number) for number in range(first, first + 100)]
+            await store.note_all([Noted(at, machine.id, "dhcp.offered", {}) for at in times])
+        events = await store.events(machine.id, 0, 3 * EVENTS_KEPT)
+        assert EVENTS_KEPT <= len(events) < EVENTS_KEPT + 200
+        assert events[-1].at == times[-1]
 
     with_database(tmp_path / "db", use)
 
