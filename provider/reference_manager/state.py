@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Column, UniqueConstraint, event
+from sqlalchemy import JSON, Column, UniqueConstraint, delete, event, func, insert
 from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
@@ -111,10 +111,14 @@ class State:
         def write(session: Session) -> int:
             row = session.get(ProviderRow, provider)
             assert row is not None  # noqa: S101 - hello comes first
+            news = []
             for item in items:
                 if item.sequence > row.last_sequence:
-                    _apply(session, provider, item)
                     row.last_sequence, row.last_at = item.sequence, item.at.isoformat()
+                    news.append(item)
+            if news:
+                _observe(session, provider, news)
+                _log(session, provider, news)
             return row.last_sequence
 
         return await self._run(write)
@@ -256,31 +260,44 @@ def _new_id() -> str:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _apply(session: Session, provider: str, item: Observed | Event) -> None:
-    name, data = "", {}
-    if isinstance(item, Observed):
-        row = session.get(MachineRow, (provider, item.machine)) or MachineRow(provider=provider, id=item.machine)
-        row.state, row.observed_at = dict(item.state), item.at.isoformat()
+def _observe(session: Session, provider: str, items: Sequence[Observed | Event]) -> None:
+    """Keep the latest observed state of each machine, and nothing of one that was forgotten."""
+    latest: dict[str, Observed] = {}
+    gone: set[str] = set()
+    for item in items:
+        if isinstance(item, Observed):
+            latest[item.machine] = item
+        elif item.name == FORGOTTEN:
+            gone.add(item.machine)
+            latest.pop(item.machine, None)
+    ours = col(MachineRow.provider) == provider
+    if gone:  # With what was wanted of them: nobody has accepted what comes by their ids later, be it the next item.
+        session.exec(delete(MachineRow).where(ours, col(MachineRow.id).in_(gone)))
+    known = {row.id: row for row in session.exec(select(MachineRow).where(ours, col(MachineRow.id).in_(latest))).all()}
+    for machine, seen in latest.items():
+        row = known.get(machine) or MachineRow(provider=provider, id=machine)
+        row.state, row.observed_at = dict(seen.state), seen.at.isoformat()
         session.add(row)
-        name = str(item.state.get("phase", ""))
-    else:
-        name, data = item.name, dict(item.data)
-        if name == FORGOTTEN and (gone := session.get(MachineRow, (provider, item.machine))) is not None:
-            session.delete(gone)  # With what was wanted of it: nobody has accepted what comes by its id later.
-    entry = LogRow(
-        provider=provider,
-        sequence=item.sequence,
-        kind=item.type,
-        machine=item.machine,
-        name=name,
-        data=data,
-        at=item.at.isoformat(),
-        received_at=datetime.now(UTC).isoformat(),
-    )
-    session.add(entry)
-    session.flush()
-    if entry.id is not None and entry.id > LOG_KEPT and (oldest := session.get(LogRow, entry.id - LOG_KEPT)):
-        session.delete(oldest)
+
+
+def _log(session: Session, provider: str, items: Sequence[Observed | Event]) -> None:
+    received_at = datetime.now(UTC).isoformat()
+    entries = [
+        {
+            "provider": provider,
+            "sequence": item.sequence,
+            "kind": item.type,
+            "machine": item.machine,
+            "name": item.name if isinstance(item, Event) else str(item.state.get("phase", "")),
+            "data": dict(item.data) if isinstance(item, Event) else {},
+            "at": item.at.isoformat(),
+            "received_at": received_at,
+        }
+        for item in items
+    ]
+    session.execute(insert(LogRow), entries)
+    newest = session.exec(select(func.max(LogRow.id))).one() or 0
+    session.exec(delete(LogRow).where(col(LogRow.id) <= newest - LOG_KEPT))
 
 
 def _find(session: Session, machine: str) -> MachineRow:

@@ -243,6 +243,26 @@ def test_forgotten_machine_is_gone_and_may_come_back(tmp_path: Path) -> None:
     between(tmp_path, use)
 
 
+def test_machine_that_went_and_came_back_while_the_manager_was_away(tmp_path: Path) -> None:
+    """In one batch with its end a machine keeps what was wanted of the one before it, or is not there."""
+
+    async def use(ends: Ends) -> None:
+        await ends.tell(1)
+        async with Client(control_socket(ends.folder)) as client:
+            async with running(ends.link()):
+                await ends.heard(1)
+                await client.want("m-1", "accept")
+            await ends.tell(1)
+            await ends.database.write(lambda session: outbox.forget(session, ["m-1"], utc_now(), "nobody wants it"))
+            await ends.tell(1)
+            async with running(ends.link()):
+                await ends.heard(4)
+            (back,) = await client.machines()
+        assert back["revision"] == 0
+
+    between(tmp_path, use)
+
+
 def test_numbers_that_were_taken_back_are_no_loss(tmp_path: Path) -> None:
     """The manager looks as if it had lost its state, and is told everything at each reconnect, because of a gap."""
 
