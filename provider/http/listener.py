@@ -16,6 +16,7 @@ import logging
 import socket
 import ssl
 import stat
+from collections import Counter
 from pathlib import Path
 
 import structlog
@@ -59,6 +60,9 @@ class Listener:
         """What accepted connections go to, while `run` runs."""
         self._unix: tuple[Path, int] | None = None
         self._handshakes = 0
+        self._open = 0
+        self._open_of: Counter[str] = Counter()
+        """Connections, in all and by address, that are open at most: those that have ended since the last count are in it."""
 
     def bind_tcp(self, address: str, port: int) -> None:
         """
@@ -176,13 +180,24 @@ class Listener:
             group.create_task(self._admit(connection, peer, server), name=f"{self._name} admit")
 
     def _full(self, server: web.Server, peer: object) -> str:
-        connections = server.connections
-        if len(connections) + self._handshakes >= CONNECTIONS:
+        """Why a connection cannot be had, or empty; then it counts as open."""
+        address = peer[0] if isinstance(peer, tuple) else ""
+        if self._open >= CONNECTIONS or self._open_of[address] >= CONNECTIONS_PER_ADDRESS:
+            self._count(server)
+        own = self._open_of[address]
+        if self._open >= CONNECTIONS:
             return f"{CONNECTIONS} connections are open"
-        if not isinstance(peer, tuple):
-            return ""
-        own = sum(connection.peername is not None and connection.peername[0] == peer[0] for connection in connections)
-        return f"it has {own} connections open" if own >= CONNECTIONS_PER_ADDRESS else ""
+        if address and own >= CONNECTIONS_PER_ADDRESS:
+            return f"it has {own} connections open"
+        self._open += 1
+        self._open_of[address] += 1
+        return ""
+
+    def _count(self, server: web.Server) -> None:
+        """Look at all connections, which each accept cannot afford in a boot storm."""
+        peers = [connection.peername for connection in server.connections]
+        self._open = len(peers) + self._handshakes
+        self._open_of = Counter(peer[0] if isinstance(peer, tuple) else "" for peer in peers)
 
     async def _admit(self, connection: socket.socket, peer: object, server: web.Server) -> None:
         """Hand a connection to aiohttp, after its handshake if there is one."""

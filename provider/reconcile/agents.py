@@ -42,13 +42,15 @@ class AgentDesk:
         self._lost_after = lost_after
         self._clock = clock
         self._tokens: dict[str, str] = {}
+        """Machine of each token that is good, as far as we know."""
+        self._token_of: dict[str, str] = {}
         self._last_seen: dict[str, datetime] = {}
 
     async def load(self) -> None:
         """Remember the tokens of agents that were connected when the daemon stopped."""
         now = self._clock()
         for machine_id, token_sha256 in await self._machines.store.agent_tokens():
-            self._tokens[token_sha256] = machine_id
+            self._tokens[token_sha256], self._token_of[machine_id] = machine_id, token_sha256
             self._last_seen[machine_id] = now
 
     async def watch(self) -> None:
@@ -60,6 +62,7 @@ class AgentDesk:
                 try:
                     await self._machines.change(machine_id, _lost)
                 except NotFoundError:
+                    self._tokens.pop(self._token_of.pop(machine_id, ""), None)
                     log.debug("agent.forgotten", machine=machine_id)
                 except BootwrightError as error:
                     log.warning("agent.loss_unrecorded", machine=machine_id, error=str(error))
@@ -84,8 +87,8 @@ class AgentDesk:
         except TicketRefusedError as error:
             await self._refused(error.machine_id, str(error), source)
             raise
-        self._tokens = {key: value for key, value in self._tokens.items() if value != machine.id}
-        self._tokens[token_sha256] = machine.id
+        self._tokens.pop(self._token_of.get(machine.id, ""), None)
+        self._tokens[token_sha256], self._token_of[machine.id] = machine.id, token_sha256
         self._last_seen[machine.id] = self._clock()
         log.info("agent.enrolled", machine=machine.id, source=source)
         return Enrolled(token=token, machine_id=machine.id)
@@ -102,7 +105,7 @@ class AgentDesk:
         if machine_id is None:
             raise RefusedError("the token is not good", hint="boot the machine again: it gets a new one")
         if machine_id not in self._last_seen and not await self._returned(machine_id, token_sha256):
-            del self._tokens[token_sha256]
+            self._tokens.pop(token_sha256, None)  # Unless an agent that enrolled meanwhile has replaced it.
             raise RefusedError("the token is no longer good", hint="boot the machine again: it gets a new one")
         self._last_seen[machine_id] = self._clock()
         return machine_id

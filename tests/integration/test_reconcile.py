@@ -220,6 +220,25 @@ def test_ticket_of_a_part_is_good_for_the_whole(tmp_path: Path, known_first: Mac
     at_site(tmp_path, use)
 
 
+def test_token_goes_with_its_machine(tmp_path: Path) -> None:
+    """Tokens of machines that are gone stay in memory."""
+
+    async def use(site: Site) -> None:
+        whole = await site.agent()
+        await site.enrol(await site.boot(OTHER), macs=(OTHER,))
+        desk = AgentDesk(site.machines, site.agents._tickets, lost_after=timedelta(0), clock=utc_now)
+        await desk.load()
+        await site.machines.identify(Evidence(macs=(MAC, OTHER)), untouched)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            watching = group.create_task(desk.watch())
+            while desk._last_seen:
+                await asyncio.sleep(0.01)
+            watching.cancel()
+        assert list(desk._tokens.values()) == list(desk._token_of) == [whole]
+
+    at_site(tmp_path, use)
+
+
 def test_token_dies_with_the_next_agent(tmp_path: Path) -> None:
     """The token of an earlier boot stays good for ever."""
 
