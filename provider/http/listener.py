@@ -41,7 +41,12 @@ UNACKNOWLEDGED_SECONDS = 60
 """The kernel ends a connection when the peer has not taken any of the data under way for so long."""
 
 SHUTDOWN_SECONDS = 2.0
-BACKLOG = 1024
+BACKLOG = 4096
+"""Connections that may wait in the kernel, which has the same limit (net.core.somaxconn). When half as many wait it gives them
+up after seconds, and their peers, who think that they are connected, get a reset."""
+
+_ACCEPTED_AT_ONCE = 64
+"""Most connections that are accepted in one turn of the loop, which in a storm has tens of turns a second."""
 
 _PROBE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.2
@@ -167,17 +172,23 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, peer = await loop.sock_accept(listening)
+                self._accepted(*await loop.sock_accept(listening), server, group)
+                for _ in range(_ACCEPTED_AT_ONCE - 1):
+                    self._accepted(*listening.accept(), server, group)
+            except BlockingIOError:
+                continue  # That was the last one.
             except OSError as error:  # Out of file descriptors, or the peer is gone already.
                 log.warning("http.accept_failed", listener=self._name, error=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            if full := self._full(server, peer):
-                connection.close()
-                log.warning("http.turned_away", listener=self._name, peer=_named(peer), reason=full)
-                continue
-            self._handshakes += 1
-            group.create_task(self._admit(connection, peer, server), name=f"{self._name} admit")
+
+    def _accepted(self, connection: socket.socket, peer: object, server: web.Server, group: asyncio.TaskGroup) -> None:
+        if full := self._full(server, peer):
+            connection.close()
+            log.warning("http.turned_away", listener=self._name, peer=_named(peer), reason=full)
+            return
+        connection.setblocking(False)
+        self._handshakes += 1
+        group.create_task(self._admit(connection, peer, server), name=f"{self._name} admit")
 
     def _full(self, server: web.Server, peer: object) -> str:
         """Why a connection cannot be had, or empty; then it counts as open."""
