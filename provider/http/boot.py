@@ -32,7 +32,7 @@ from provider.domain.errors import BootwrightError, PermanentError, RefusedError
 from provider.domain.inventory import FirmwareKind
 from provider.domain.mac import MacAddress
 from provider.domain.machine import BootMode, Evidence
-from provider.http.files import BootFile
+from provider.http.files import BootFile, Outgoing
 from provider.http.static import StaticFolder
 from provider.planning import kernels
 from provider.planning.boot import BootDecision
@@ -118,6 +118,7 @@ class _Handlers:
         self._site = site
         self._files = files
         self._boots = boots
+        self._outgoing = Outgoing()
 
     async def bootstrap(self, request: web.Request) -> web.Response:
         return _script(ipxe.bootstrap_script(self._base(request)))
@@ -163,7 +164,7 @@ class _Handlers:
         path = await self._files.find(request.match_info["path"])
         if path is None:
             raise web.HTTPNotFound(text="there is no such boot file\n")
-        return BootFile(path, lambda size, seconds: self._fetched(request, path, size, seconds))
+        return BootFile(path, self._outgoing, lambda size, seconds: self._fetched(request, path, size, seconds))
 
     def _fetched(self, request: web.Request, path: Path, size: int, seconds: float) -> None:
         machine_id = request.query.get("machine")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
@@ -33,14 +34,18 @@ LEAST_SECONDS = 60.0
 _MOST_BYTES_AT_ONCE = 8 << 20
 """Two milliseconds of the loop's time at most; a socket takes half as much if its reader is no quicker."""
 
+_SECONDS_IN_A_TURN = 0.02
+"""Of the loop's time for all files, after which everything else has its turn."""
+
 
 class BootFile(web.FileResponse):
     """A file that tells when it has gone out whole (bytes, seconds), and is not sent for ever to who hardly reads it."""
 
-    def __init__(self, path: Path, sent: Callable[[int, float], None]) -> None:
+    def __init__(self, path: Path, outgoing: Outgoing, sent: Callable[[int, float], None]) -> None:
         super().__init__(path)
         self.content_type = "application/octet-stream"
         self.content_length = 0  # Of an error; without a length, aiohttp sends its answer in chunks.
+        self._outgoing = outgoing
         self._sent = sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -96,12 +101,37 @@ class BootFile(web.FileResponse):
             # The head of the answer is first: whenever the socket takes more, the loop sends of that.
             while transport.get_write_buffer_size():
                 await _writable(peer)
-            await _send(peer, fobj.fileno(), offset, count)
+            await _send(peer, fobj.fileno(), offset, count, self._outgoing)
         await writer.write_eof()
         return writer
 
 
-async def _send(peer: socket.socket, file: int, offset: int, count: int) -> None:
+class Outgoing:
+    """
+    All files on their way out of one server, which share a part of each turn of the loop, first come, first served.
+
+    Without it each turn sends to every socket that takes more, and to more than 1,024 of them several times (libuv polls again
+    before it goes on): with thousands of readers DHCP waits for seconds, and they boot again.
+    """
+
+    def __init__(self) -> None:
+        self._ready: deque[_Sending] = deque()
+
+    def is_ready(self, sending: _Sending) -> None:
+        """A socket takes more."""
+        self._ready.append(sending)
+        if len(self._ready) == 1:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        until = time.monotonic() + _SECONDS_IN_A_TURN
+        while self._ready and time.monotonic() < until:
+            self._ready.popleft().go_on()
+        if self._ready:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
+async def _send(peer: socket.socket, file: int, offset: int, count: int, outgoing: Outgoing) -> None:
     """
     Send `count` bytes of a file to a non-blocking socket.
 
@@ -109,44 +139,56 @@ async def _send(peer: socket.socket, file: int, offset: int, count: int) -> None
         OSError: If the connection is lost, or the file has become shorter.
     """
     loop = asyncio.get_running_loop()
-    sending = _Sending(peer, file, offset, offset + count, loop.create_future())
-    loop.add_writer(peer, sending.go_on)
+    sending = _Sending(peer, file, offset, offset + count, outgoing, loop)
+    sending.wait()
     try:
         await sending.sent
     finally:
         loop.remove_writer(peer)
 
 
-@dataclass
 class _Sending:
-    """
-    A file on its way out: `go_on` is called whenever the socket takes more, and sends once, so that a fast reader does not keep
-    the loop from the others.
-    """
+    """A file on its way out: `go_on` sends once, so that a fast reader does not keep the loop from the others."""
 
-    peer: socket.socket
-    file: int
-    offset: int
-    end: int
-    sent: asyncio.Future[None]
+    def __init__(
+        self, peer: socket.socket, file: int, offset: int, end: int, outgoing: Outgoing, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.sent: asyncio.Future[None] = loop.create_future()
+        self._peer = peer
+        self._file = file
+        self._offset = offset
+        self._end = end
+        self._outgoing = outgoing
+        self._loop = loop
+
+    def wait(self) -> None:
+        """Get in line once the socket takes more."""
+        self._loop.add_writer(self._peer, self._get_in_line)
+
+    def _get_in_line(self) -> None:
+        self._loop.remove_writer(self._peer)
+        self._outgoing.is_ready(self)
 
     def go_on(self) -> None:
+        """Send what the socket takes."""
         if self.sent.done():
             return
+        most = min(self._end - self._offset, _MOST_BYTES_AT_ONCE)
         try:
-            sent = os.sendfile(
-                self.peer.fileno(), self.file, self.offset, min(self.end - self.offset, _MOST_BYTES_AT_ONCE)
-            )
+            sent = os.sendfile(self._peer.fileno(), self._file, self._offset, most)
         except BlockingIOError:
+            self.wait()
             return
         except OSError as error:
             self.sent.set_exception(error)
             return
-        self.offset += sent
-        if self.offset == self.end:
+        self._offset += sent
+        if self._offset == self._end:
             self.sent.set_result(None)
         elif sent == 0:
             self.sent.set_exception(ConnectionResetError("the file became shorter while it was sent"))
+        else:
+            self.wait()
 
 
 async def _writable(peer: socket.socket) -> None:

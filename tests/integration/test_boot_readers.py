@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from provider.http import files, listener
-from provider.http.files import BootFile
+from provider.http.files import BootFile, Outgoing
 from provider.http.listener import Listener
 
 ADDRESS = "127.0.0.1"
@@ -24,7 +24,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 def application(path: Path) -> web.Application:
     async def file(_request: web.Request) -> web.StreamResponse:
-        return BootFile(path, lambda _size, _seconds: None)
+        return BootFile(path, Outgoing(), lambda _size, _seconds: None)
 
     app = web.Application()
     app.router.add_get("/", file)
