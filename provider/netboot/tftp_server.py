@@ -41,8 +41,13 @@ from provider.wire.tftp_transfer import Limits, Outcome, Transfer
 
 log = structlog.get_logger()
 
-TRANSFERS = 2000
-"""Most transfers at once, each with a socket; further requests are dropped, and their clients ask again."""
+TRANSFERS = 10_000
+"""
+Most transfers at once, each with a socket; further requests are dropped, and their clients ask again.
+
+Many at once are only slower, evenly, and each hears from us long before its time-out; of those that are dropped some are out of
+luck each time until they give up.
+"""
 
 TRANSFERS_PER_ADDRESS = 200
 """Most transfers at once to one IP address, so that one client cannot use up the others'."""
