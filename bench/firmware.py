@@ -292,6 +292,10 @@ async def _receive(sock: _Datagrams, window: int, patience: Patience) -> int:
             sock.send(tftp.Ack(block & 0xFFFF))
             since = 0
             continue
+        if raw[:2] == b"\0\6":  # The OACK once more, as the server had no ACK in time.
+            if block == 0:
+                sock.send(tftp.Ack(0))
+            continue
         if raw[:2] != b"\0\3":
             raise GaveUpError(f"TFTP is answered by {raw[:64]!r}")
         if int.from_bytes(raw[2:4], "big") != (block + 1) & 0xFFFF:
