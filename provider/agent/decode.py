@@ -51,6 +51,8 @@ def work(document: object) -> wire.Work:
 
 def _wipe_plan(document: object) -> WipePlan:
     plan = _build(WipePlan, document)
+    if plan.everything:
+        raise MalformedPacketError("this agent erases disks by name only", field="everything", offset=0)
     return WipePlan(
         machine_id=plan.machine_id,
         wipe_id=plan.wipe_id,

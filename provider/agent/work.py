@@ -88,6 +88,8 @@ class Worker:
             case OperationKind.POWER_OFF:
                 self._answer(work.id, wire.Result(error=""))
                 self._switch_off("the provider asked for it")
+            case OperationKind.SET_UP_BMC:
+                self._answer(work.id, wire.Result(error="this agent does not set up BMCs"))
 
     def _wipe(self, work: wire.Work) -> wire.Result:
         """Wipe as planned and report on the way; give the result."""

@@ -42,6 +42,15 @@ class BootMode(StrEnum):
     NOTHING = "nothing"
 
 
+class AgentKind(StrEnum):
+    """Which program waits in a machine's memory."""
+
+    BOOTWRIGHT = "bootwright"
+    """Ours: takes the inventory, and reads back what it wiped."""
+    TALOS = "talos"
+    """Talos with Sidero's metal agent: what Omni talks to, and what sets up BMCs."""
+
+
 class HandOff(StrEnum):
     """How iPXE sends a machine to its next boot device; firmware hangs in one way or another (edge cases 47, 48)."""
 
@@ -77,6 +86,8 @@ class Allocation:
     arguments: tuple[str, ...] = ()
     """Kernel arguments, appended to the profile's own."""
     configuration: str = ""
+    extensions: tuple[str, ...] = ()
+    """System extensions that are built into the image, where the profile's system has such."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,12 @@ class Desired:
     power_off_id: str = ""
     revision: int = 0
     """Counts up at the manager; an older one is ignored. 0: never set by a manager."""
+    install_event: int = 0
+    """Grows each time the manager sees the installed system boot (compare with >); 0 where a manager tells none."""
+    manager_token: str = field(default="", repr=False)
+    """What the manager wants back after the next wipe. Sealed by the link before it gets here: nobody else can read it."""
+    agent_arguments: tuple[str, ...] = ()
+    """Kernel arguments of this machine for an agent that runs in Talos."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,9 @@ class RecordKind(StrEnum):
     INSTALL = "install"
     REBOOT = "reboot"
     POWER_OFF = "power_off"
+    SET_UP_BMC = "set_up_bmc"
+    REMOVED = "removed"
+    """The manager gave the machine up: should it come back, its first wipe is due again."""
 
 
 class Outcome(StrEnum):
@@ -151,14 +171,21 @@ class Record:
     at: datetime
     outcome: Outcome = Outcome.DONE
     detail: str = ""
+    install_event: int = 0
+    """Of a wipe: what `Desired` said when it was planned. A higher one is of a system installed since."""
+    manager_token: str = field(default="", repr=False)
+    """Of a wipe: likewise; what lay on the disks that are empty now."""
+    wipe_id: str = ""
+    """Of a power-off request: the wipe id that held when it was written down. It ends with it."""
 
 
 @dataclass(frozen=True)
 class AgentPresence:
-    """Whether our agent holds a connection, and since when."""
+    """Whether an agent holds a connection, since when, and which."""
 
     connected: bool = False
     enrolled_at: datetime | None = None
+    kind: AgentKind = AgentKind.BOOTWRIGHT
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -13,6 +13,8 @@ class OperationKind(StrEnum):
     WIPE = "wipe"
     REBOOT = "reboot"
     POWER_OFF = "power_off"
+    SET_UP_BMC = "set_up_bmc"
+    """Find out where the BMC is, and make an account for us on it. Only the Talos agent can."""
 
 
 class OperationState(StrEnum):
@@ -66,6 +68,11 @@ class WipePlan:
     wipe_id: str
     disks: tuple[DiskWipe, ...]
     refused: tuple[RefusedDisk, ...] = ()
+    everything: bool = False
+    """All disks that are neither read-only nor CD-ROMs, as the Talos agent finds them; `disks` is empty then. Our own agent
+    never gets such a plan."""
+    zeroes: bool = False
+    """With `everything`: zeroes over all blocks, instead of over those that tell what is on a disk."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +114,7 @@ class Operation:
     wipe_report: WipeReport | None = None
     error: str = ""
     attempt: int = 1
+    install_event: int = 0
+    """Of a wipe: as `Desired` had it when the wipe was planned, for the record of it."""
+    manager_token: str = field(default="", repr=False)
+    """Likewise."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from provider.domain.machine import BootMode, Desired, HandOff
+from provider.domain.machine import AgentKind, BootMode, Desired, HandOff
 from provider.domain.secret import Secret
 from provider.planning.lifecycle import Plan
 
@@ -15,7 +15,7 @@ class BootDecision:
     One answer to one request for a script.
 
     `ticket` goes into AGENT and INSTALL scripts and is good once. `profile` and `arguments` are set for INSTALL, `hand_off`
-    for DISK.
+    for DISK, `agent` for AGENT, with `arguments` if that is Talos.
     """
 
     machine_id: str
@@ -26,11 +26,14 @@ class BootDecision:
     profile: str | None = None
     arguments: tuple[str, ...] = ()
     hand_off: HandOff = HandOff.EXIT
+    agent: AgentKind = AgentKind.BOOTWRIGHT
 
 
 def decide(machine_id: str, plan: Plan, desired: Desired, profiles: frozenset[str]) -> BootDecision:
     """Turn the plan's boot mode into an answer; a profile that the settings do not have boots nothing."""
     decision = BootDecision(machine_id, plan.boot_mode, plan.rule, plan.because)
+    if plan.boot_mode is BootMode.AGENT and plan.agent is AgentKind.TALOS:
+        return replace(decision, agent=plan.agent, arguments=desired.agent_arguments)
     if plan.boot_mode is not BootMode.INSTALL or desired.allocation is None:
         return decision
     allocation = desired.allocation

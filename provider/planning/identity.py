@@ -142,8 +142,11 @@ def match(evidence: Evidence, known: Sequence[Identity], settled: frozenset[str]
     ids among them that have reported an inventory or that somebody has decided about, so that they must not be
     absorbed.
     """
+    if not evidence.macs:
+        return _by_uuid(evidence, known)
     sharing = [identity for identity in known if set(identity.macs) & set(evidence.macs)]
     agreeing = [identity for identity in sharing if not contradicts(evidence, identity)]
+    agreeing += [each for each in _nameless(evidence, known) if not agreeing or each.id not in settled]
     moved = tuple(
         mac for identity in sharing if identity not in agreeing for mac in identity.macs if mac in evidence.macs
     )
@@ -152,6 +155,19 @@ def match(evidence: Evidence, known: Sequence[Identity], settled: frozenset[str]
     if moved:
         return _moved(evidence, known, moved)
     return Match(machine_id=None, warnings=tuple(_twin_warning(evidence, twin) for twin in known[:_TWINS_TOLD]))
+
+
+def _by_uuid(evidence: Evidence, known: Sequence[Identity]) -> Match:
+    """Whose UUID it is, for a manager that knows machines by nothing else; it must be one machine's alone."""
+    found = [identity.id for identity in known if evidence.uuid and _same_uuid(evidence.uuid, identity.uuid)]
+    if len(found) > 1:
+        return Match(None, conflict=f"has the UUID {evidence.uuid}, and so have {' and '.join(sorted(found))}")
+    return Match(found[0] if found else None)
+
+
+def _nameless(evidence: Evidence, known: Sequence[Identity]) -> list[Identity]:
+    """Of whom a manager has told us the UUID, and who has not been seen yet."""
+    return [each for each in known if not each.macs and evidence.uuid and _same_uuid(evidence.uuid, each.uuid)]
 
 
 def contradicts(evidence: Evidence, identity: Identity) -> bool:
@@ -165,9 +181,9 @@ def new_id(evidence: Evidence, is_taken: Callable[[str], bool]) -> str:
     """
     Mint a machine id that a provider which lost its store would mint again: `m-` and 10 hex digits.
 
-    It is made from the lowest MAC address, the strongest evidence that every boot shows.
+    It is made from the lowest MAC address, the strongest evidence that every boot shows; from the UUID if there is none.
     """
-    seed = min(evidence.macs)
+    seed = min(evidence.macs, default=evidence.uuid)
     candidates = (f"m-{hashlib.sha256(f'{seed}/{salt}'.encode()).hexdigest()[:10]}" for salt in itertools.count())
     return next(candidate for candidate in candidates if not is_taken(candidate))
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from enum import Enum
 
-from provider.domain.machine import Machine
+from provider.domain.machine import Allocation, Machine, Record
 from provider.domain.operation import Operation
 from provider.planning.lifecycle import Plan
 
@@ -29,7 +29,7 @@ def document(machine: Machine, plan: Plan) -> dict[str, object]:
         "boot_mode": plan.boot_mode.value,
         "acceptance": desired.acceptance.value,
         "cordoned": desired.cordoned,
-        "allocation": None if desired.allocation is None else plain(asdict(desired.allocation)),
+        "allocation": None if desired.allocation is None else _allocation(desired.allocation),
         "desired_revision": desired.revision,
         "identity": plain(asdict(identity)),
         "firmware": None if facts.firmware is None else facts.firmware.value,
@@ -38,7 +38,7 @@ def document(machine: Machine, plan: Plan) -> dict[str, object]:
         "bmc": None if facts.bmc is None else {"name": facts.bmc.name, "last_error": facts.bmc.last_error},
         "inventory": None if facts.inventory is None else plain(asdict(facts.inventory)),
         "operation": None if facts.operation is None else _operation(facts.operation),
-        "records": [plain(asdict(record)) for record in facts.records],
+        "records": [_record(record) for record in facts.records],
         "warnings": list(facts.warnings),
         "attachments": [{"mac": mac, **asdict(attachment)} for mac, attachment in facts.attachments.items()],
     }
@@ -57,6 +57,23 @@ def plain(value: object) -> object:
             return [plain(item) for item in value]
         case _:
             return value
+
+
+def _allocation(allocation: Allocation) -> dict[str, object]:
+    """Extensions only where there are any: most managers know none."""
+    fields = {name: plain(value) for name, value in asdict(allocation).items()}
+    return fields if allocation.extensions else {name: fields[name] for name in fields if name != "extensions"}
+
+
+def _record(record: Record) -> dict[str, object]:
+    """Field by field: the manager's token is nobody's business."""
+    return {
+        "kind": record.kind.value,
+        "request_id": record.request_id,
+        "at": record.at.isoformat(),
+        "outcome": record.outcome.value,
+        "detail": record.detail,
+    }
 
 
 def _operation(operation: Operation) -> dict[str, object]:

@@ -19,9 +19,9 @@ import structlog
 from provider.domain import mac as macs
 from provider.domain.errors import BootwrightError, NotFoundError, RefusedError
 from provider.domain.inventory import FirmwareKind, Inventory
-from provider.domain.machine import Evidence, Outcome, RecordKind
-from provider.domain.operation import Operation, OperationKind, OperationState, WipeReport
-from provider.planning import identity, lifecycle
+from provider.domain.machine import AgentKind, Evidence, Outcome, RecordKind
+from provider.domain.operation import Operation, OperationKind, OperationState
+from provider.planning import agents, identity, lifecycle, wipe
 from provider.reconcile.machines import Machines
 from provider.store import rows, tickets
 from provider.store.machines import Edit
@@ -121,25 +121,25 @@ class AgentDesk:
 
         await self._machines.change(machine_id, edit)
 
-    async def next_work(self, machine_id: str, wait: float) -> Work | None:
-        """The operation that the agent should perform, waiting up to `wait` seconds for one."""
+    async def next_work(self, machine_id: str, wait: float, by: AgentKind = AgentKind.BOOTWRIGHT) -> Work | None:
+        """The operation that an agent of this kind should perform, waiting up to `wait` seconds for one."""
         ring = self._machines.bell(machine_id).ticket()
-        work = await self._work(machine_id)  # Before any deadline: `wait` may be 0.
+        work = await self._work(machine_id, by)  # Before any deadline: `wait` may be 0.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 while work is None:
                     await ring.wait()
                     ring = self._machines.bell(machine_id).ticket()
-                    work = await self._work(machine_id)
+                    work = await self._work(machine_id, by)
         return work
 
-    async def _work(self, machine_id: str) -> Work | None:
+    async def _work(self, machine_id: str, by: AgentKind) -> Work | None:
         """
         What is to be done now, after a last look at whether it still may be: the wall before the one door. It counts as
         started before the agent hears of it.
         """
         operation = await self._machines.store.operation_to_do(machine_id)
-        if operation is None:
+        if operation is None or not agents.can_perform(by, operation):
             return None
         await self._start(machine_id, operation.id)
         return Work(id=operation.id, machine_id=machine_id, kind=operation.kind, wipe_plan=operation.wipe_plan)
@@ -163,7 +163,9 @@ class AgentDesk:
 
         await self._machines.quietly_change(machine_id, edit)
 
-    async def result(self, machine_id: str, operation_id: str, result: Result) -> None:
+    async def result(
+        self, machine_id: str, operation_id: str, result: Result, by: AgentKind = AgentKind.BOOTWRIGHT
+    ) -> None:
         """
         Take the end of an operation. One that is over already was reported twice: nothing happens.
 
@@ -174,7 +176,7 @@ class AgentDesk:
         def edit(edit: Edit) -> None:
             if edit.is_over(operation_id):
                 return
-            _finished(edit, operation_id, result)
+            _finished(edit, operation_id, result, by)
 
         await self._machines.change(machine_id, edit)
 
@@ -256,26 +258,33 @@ def _lost(edit: Edit) -> None:
 def _enrolled(edit: Edit, token_sha256: str, version: str) -> None:
     edit.row.agent_token_sha256 = token_sha256
     edit.row.agent_connected = True
+    edit.row.agent_kind = AgentKind.BOOTWRIGHT.value
     edit.row.enrolled_at = edit.now
     edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "agent"
     edit.note("agent.enrolled", version=version)
 
 
-def _finished(edit: Edit, operation_id: str, result: Result) -> None:
+def _finished(edit: Edit, operation_id: str, result: Result, by: AgentKind) -> None:
     row = edit.operation(operation_id)
     operation = rows.operation(row)
-    error = result.error or _unproved(operation, result.wipe_report)
+    error = result.error or wipe.unproved(operation, result.wipe_report, by)
     row.state = (OperationState.FAILED if error else OperationState.DONE).value
     row.error = error
     row.finished_at = edit.now
     row.wipe_report = rows.dump(rows.WIPE_REPORT, result.wipe_report)
     if operation.kind is not OperationKind.WIPE:
         edit.note(f"{operation.kind.value}.{'failed' if error else 'finished'}", error=error)
-        if not error:
-            drop_agent(edit, operation.kind.value)
+        _followed(edit, operation, error)
         return
     outcome = Outcome.FAILED if error else Outcome.DONE
-    edit.record(RecordKind.WIPE, operation.request_id, outcome, error)
+    edit.record(
+        RecordKind.WIPE,
+        operation.request_id,
+        outcome,
+        error,
+        install_event=operation.install_event,
+        manager_token=operation.manager_token,
+    )
     if error:
         edit.note("wipe.failed", operation=operation_id, attempt=operation.attempt, error=error)
         return
@@ -284,15 +293,18 @@ def _finished(edit: Edit, operation_id: str, result: Result) -> None:
     edit.note("wipe.finished", operation=operation_id, attempt=operation.attempt, disks=disks)
 
 
-def _unproved(operation: Operation, report: WipeReport | None) -> str:
-    """
-    Why a wipe that is reported as done is not: every disk of the plan must be in the report, erased and read back.
-    """
-    if operation.kind is not OperationKind.WIPE or operation.wipe_plan is None:
-        return ""
-    proved = {(disk.serial, disk.wwn) for disk in (report.disks if report else ()) if disk.verified and not disk.error}
-    missing = [disk.path for disk in operation.wipe_plan.disks if (disk.serial, disk.wwn) not in proved]
-    return f"the report does not prove that these disks are empty: {', '.join(missing)}" if missing else ""
+def _followed(edit: Edit, operation: Operation, error: str) -> None:
+    """What comes of an operation that is no wipe."""
+    if operation.kind is OperationKind.SET_UP_BMC:
+        edit.record(RecordKind.SET_UP_BMC, operation.request_id, Outcome.FAILED if error else Outcome.DONE, error)
+        return
+    if error:
+        return
+    if operation.kind is OperationKind.REBOOT:
+        edit.row.last_reboot_at = edit.now
+        if operation.request_id not in ("", lifecycle.NEXT_AGENT):
+            edit.record(RecordKind.REBOOT, operation.request_id)
+    drop_agent(edit, operation.kind.value)
 
 
 def _evidence(enrolment: Enrolment) -> Evidence:

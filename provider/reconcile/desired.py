@@ -49,7 +49,7 @@ class ManagerDesk:
 def difference(old: Desired, new: Desired) -> dict[str, str]:
     """The fields that differ, as text, for the event."""
     found = {}
-    for name in ("acceptance", "cordoned", "preferred_power", "wipe_id", "reboot_id", "power_off_id"):
+    for name in ("acceptance", "cordoned", "preferred_power", "wipe_id", "reboot_id", "power_off_id", "install_event"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             found[name] = str(after)

@@ -22,8 +22,8 @@ from structlog.contextvars import bound_contextvars
 from provider.bmc.base import Power
 from provider.domain.bmc import Bmc, PowerAction, PowerState
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, TemporaryError
-from provider.domain.machine import Machine
-from provider.domain.operation import Operation, OperationState
+from provider.domain.machine import Machine, Outcome, RecordKind
+from provider.domain.operation import Operation, OperationKind, OperationState
 from provider.kit import backoff
 from provider.planning import lifecycle
 from provider.planning.lifecycle import Answer, Interrupt, Operate, Plan, ReadPower, SetPower
@@ -73,6 +73,10 @@ class Workers:
                     working.add(machine_id)
                     group.create_task(work(machine_id), name=f"worker {machine_id}")
                 await arrived.wait()
+
+    async def command(self, machine: Machine, step: SetPower) -> None:
+        """Do what no plan asks for, as a plan's step is done: with its time on disk first, and a failure as a fact of the BMC."""
+        await self._with_bmc(machine, functools.partial(self._set_power, step))
 
     async def _work(self, machine_id: str) -> None:
         """The worker of one machine. Its failures are its own; it ends when the machine is gone."""
@@ -188,7 +192,7 @@ def _power_obeyed(edit: Edit, step: SetPower) -> None:
     edit.row.power_at = None
     drop_agent(edit, f"power {step.action.value}")
     if step.answers is not None:
-        edit.record(*step.answers)
+        edit.record(*step.answers, wipe_id=_wipe_id(step.answers[0], edit))
 
 
 def _bmc_failed(edit: Edit, error: BootwrightError) -> None:
@@ -219,6 +223,8 @@ def _operate(step: Operate, edit: Edit) -> None:
         created_at=edit.now,
         wipe_plan=step.wipe_plan,
         attempt=step.attempt,
+        install_event=edit.machine.desired.install_event,
+        manager_token=edit.machine.desired.manager_token,
     )
     if not lifecycle.is_wanted(operation, edit.machine.desired):
         return
@@ -227,13 +233,20 @@ def _operate(step: Operate, edit: Edit) -> None:
     edit.note(f"{step.kind.value}.planned", operation=operation.id, disks=disks, attempt=step.attempt)
 
 
+def _wipe_id(answered: RecordKind, edit: Edit) -> str:
+    """A power-off request ends with the wipe id that it was written down under."""
+    return edit.row.wipe_id if answered is RecordKind.POWER_OFF else ""
+
+
 def _interrupt(step: Interrupt, edit: Edit) -> None:
     if edit.is_over(step.operation_id):
         return
     row = edit.operation(step.operation_id)
     row.state, row.error, row.finished_at = OperationState.INTERRUPTED.value, step.why, edit.now
     edit.note(f"{row.kind}.interrupted", operation=row.id, reason=step.why)
+    if row.kind == OperationKind.SET_UP_BMC.value:
+        edit.record(RecordKind.SET_UP_BMC, row.request_id, Outcome.FAILED, step.why)
 
 
 def _answer(step: Answer, edit: Edit) -> None:
-    edit.record(step.kind, step.request_id, detail=step.detail)
+    edit.record(step.kind, step.request_id, detail=step.detail, wipe_id=_wipe_id(step.kind, edit))

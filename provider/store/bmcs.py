@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, delete, select
 
 from provider.domain.bmc import Bmc
+from provider.domain.errors import RefusedError
 from provider.store import rows
 from provider.store.database import Database
 from provider.store.machines import selects
@@ -21,8 +23,16 @@ class BmcAssignment:
 
     bmc: Bmc
     selects: str
-    """`mac`, `uuid` or `serial`."""
+    """`mac`, `uuid` or `serial`; `id` if it was given to the machine with this id."""
     selector: str
+
+
+class BmcOrigin(StrEnum):
+    """Who told us of a BMC. Where several did, the settings win over the manager, and the manager over what we found out."""
+
+    SETTINGS = "settings"
+    MANAGER = "manager"
+    AGENT = "agent"
 
 
 class BmcStore:
@@ -37,13 +47,51 @@ class BmcStore:
 
         def write(session: Session) -> None:
             wanted = {assignment.bmc.name: assignment for assignment in assignments}
-            for row in session.exec(select(BmcRow)).all():
+            for row in session.exec(select(BmcRow).where(BmcRow.origin == BmcOrigin.SETTINGS)).all():
                 if row.name not in wanted:
                     session.delete(row)
             for assignment in assignments:
                 self._put(session, assignment)
             session.flush()
             _bind(session)
+
+        await self._database.write(write)
+
+    async def assign(self, machine_id: str, bmc: Bmc, origin: BmcOrigin) -> None:
+        """
+        Give a machine its BMC, in place of one of the same origin or of a lesser one.
+
+        Raises:
+            RefusedError: If a stronger word has given it another, or the BMC is another machine's.
+        """
+
+        def write(session: Session) -> None:
+            named = session.get(BmcRow, bmc.name)
+            if named is not None and named.machine_id not in (None, machine_id):
+                raise RefusedError(
+                    f"BMC {bmc.name} is the one of {named.machine_id}", hint="each machine has its own BMC"
+                )
+            for row in session.exec(select(BmcRow).where(BmcRow.machine_id == machine_id)).all():
+                if _rank(row.origin) < _rank(origin):
+                    raise RefusedError(f"{machine_id} has its BMC, {row.name}, by the {row.origin}")
+                if row is not named:
+                    session.delete(row)
+            if named is not None and _rank(named.origin) < _rank(origin):
+                raise RefusedError(f"BMC {bmc.name} is in the {named.origin}")
+            session.flush()
+            self._put(session, BmcAssignment(bmc, "id", machine_id), origin)
+            session.flush()
+            session.get_one(BmcRow, bmc.name).machine_id = machine_id
+
+        await self._database.write(write)
+
+    async def withdraw(self, machine_id: str, origin: BmcOrigin) -> None:
+        """Take from a machine the BMC that it has by this origin."""
+
+        def write(session: Session) -> None:
+            session.execute(
+                delete(BmcRow).where(col(BmcRow.machine_id) == machine_id, col(BmcRow.origin) == origin.value)
+            )
 
         await self._database.write(write)
 
@@ -58,7 +106,7 @@ class BmcStore:
 
         return await self._database.read(read)
 
-    def _put(self, session: Session, assignment: BmcAssignment) -> None:
+    def _put(self, session: Session, assignment: BmcAssignment, origin: BmcOrigin = BmcOrigin.SETTINGS) -> None:
         bmc = assignment.bmc
         row = session.get(BmcRow, bmc.name)
         if row is None:
@@ -75,9 +123,13 @@ class BmcStore:
             session.add(row)
         if (row.selects, row.selector) != (assignment.selects, assignment.selector):
             row.selects, row.selector, row.machine_id = assignment.selects, assignment.selector, None
-        row.kind, row.user = bmc.kind, bmc.user
+        row.kind, row.user, row.origin = bmc.kind, bmc.user, origin.value
         row.sealed_password = self._sealer.seal(bmc.password)
         row.failures, row.last_error, row.retry_at = 0, "", None
+
+
+def _rank(origin: str) -> int:
+    return list(BmcOrigin).index(BmcOrigin(origin))
 
 
 def _bind(session: Session) -> None:

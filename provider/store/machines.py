@@ -115,7 +115,17 @@ class Edit:
         """Add an event."""
         self.noted.append(Noted(self.now, self.row.id, name, data))
 
-    def record(self, kind: RecordKind, request_id: str, outcome: Outcome = Outcome.DONE, detail: str = "") -> None:
+    def record(
+        self,
+        kind: RecordKind,
+        request_id: str,
+        outcome: Outcome = Outcome.DONE,
+        detail: str = "",
+        *,
+        install_event: int = 0,
+        manager_token: str = "",
+        wipe_id: str = "",
+    ) -> None:
         """Write down that a request was answered."""
         row = RecordRow(
             machine_id=self.row.id,
@@ -124,6 +134,9 @@ class Edit:
             at=self.now,
             outcome=outcome.value,
             detail=detail,
+            install_event=install_event,
+            manager_token=manager_token,
+            wipe_id=wipe_id,
         )
         self.session.add(row)
         self.records.append(row)
@@ -139,6 +152,8 @@ class Edit:
             attempt=operation.attempt,
             wipe_plan=rows.dump(rows.WIPE_PLAN, operation.wipe_plan),
             created_at=operation.created_at,
+            install_event=operation.install_event,
+            manager_token=operation.manager_token,
         )
         self.session.add(self.newest)
 
@@ -393,7 +408,8 @@ class MachineStore:
         known = [each.identity for each in candidates]
         found = identities.match(believed, known, settled)
         if found.conflict:
-            raise RefusedError(f"a machine with MAC address {', '.join(believed.macs)} {found.conflict}")
+            named = f"MAC address {', '.join(believed.macs)}" if believed.macs else f"UUID {believed.uuid}"
+            raise RefusedError(f"a machine with {named} {found.conflict}")
         if found.steals:
             session.exec(delete(MacRow).where(col(MacRow.mac).in_(found.steals)))
         self._delete(session, found.absorbs, f"it is a part of {found.machine_id}")
@@ -409,7 +425,7 @@ class MachineStore:
         edit.row.first_seen = edit.now
         session.add(edit.row)
         session.flush()  # Before all rows that refer to it.
-        edit.note(DISCOVERED, mac=evidence.macs[0])
+        edit.note(DISCOVERED, **_shown(evidence))
         return edit
 
 
@@ -470,6 +486,11 @@ _ONE = _WHOLE.where(col(MachineRow.id) == bindparam("id"))
 _MACS = select(MacRow).where(col(MacRow.machine_id) == bindparam("id")).order_by(col(MacRow.mac))
 _RECORDS = select(RecordRow).where(col(RecordRow.machine_id) == bindparam("id")).order_by(col(RecordRow.id))
 _FREE_BMCS = select(BmcRow).where(col(BmcRow.machine_id).is_(None))
+
+
+def _shown(evidence: Evidence) -> dict[str, Scalar]:
+    """By what a machine was first seen: its network card, or only the UUID by which a manager knows it."""
+    return {"mac": evidence.macs[0]} if evidence.macs else {"uuid": evidence.uuid}
 
 
 def _row(session: Session, machine_id: str) -> tuple[MachineRow, BmcRow | None, OperationRow | None]:
@@ -542,6 +563,8 @@ def selects(kind: str, selector: str, identity: Identity) -> bool:
                 selector.lower(),
                 smbios.byte_swapped(selector.lower()),
             )
+        case "id":
+            return selector == identity.id
         case _:
             return selector == identity.serial
 

@@ -16,6 +16,7 @@ from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
 from provider.domain.machine import (
     Acceptance,
+    AgentKind,
     AgentPresence,
     Allocation,
     Attachment,
@@ -80,6 +81,9 @@ def desired(row: MachineRow) -> Desired:
         reboot_id=row.reboot_id,
         power_off_id=row.power_off_id,
         revision=row.revision,
+        install_event=row.install_event,
+        manager_token=row.manager_token,
+        agent_arguments=tuple(row.agent_arguments or ()),
     )
 
 
@@ -93,6 +97,9 @@ def set_desired(row: MachineRow, wanted: Desired) -> None:
     row.reboot_id = wanted.reboot_id
     row.power_off_id = wanted.power_off_id
     row.revision = wanted.revision
+    row.install_event = wanted.install_event
+    row.manager_token = wanted.manager_token
+    row.agent_arguments = list(wanted.agent_arguments) or None
 
 
 def operation(row: OperationRow) -> Operation:
@@ -111,12 +118,23 @@ def operation(row: OperationRow) -> Operation:
         wipe_report=None if row.wipe_report is None else WIPE_REPORT.validate_python(row.wipe_report),
         error=row.error,
         attempt=row.attempt,
+        install_event=row.install_event,
+        manager_token=row.manager_token,
     )
 
 
 def record(row: RecordRow) -> Record:
     """One answered request."""
-    return Record(RecordKind(row.kind), row.request_id, row.at, Outcome(row.outcome), row.detail)
+    return Record(
+        RecordKind(row.kind),
+        row.request_id,
+        row.at,
+        Outcome(row.outcome),
+        row.detail,
+        install_event=row.install_event,
+        manager_token=row.manager_token,
+        wipe_id=row.wipe_id,
+    )
 
 
 def lease(row: LeaseRow) -> Lease:
@@ -158,7 +176,7 @@ def _facts(
     return Facts(
         first_seen=row.first_seen,
         power=PowerReading(PowerState(row.power_state), row.power_at, row.power_source),
-        agent=AgentPresence(row.agent_connected, row.enrolled_at),
+        agent=AgentPresence(row.agent_connected, row.enrolled_at, kind=AgentKind(row.agent_kind)),
         firmware=None if row.firmware is None else FirmwareKind(row.firmware),
         inventory=None if row.inventory is None else INVENTORY.validate_python(row.inventory),
         inventory_at=row.inventory_at,

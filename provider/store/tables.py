@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import JSON, Column, ForeignKey, Index, LargeBinary
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, LargeBinary
 from sqlmodel import Field, SQLModel
 
 
@@ -35,6 +35,11 @@ def _time(*, nullable: bool = True, index: bool = False) -> Any:
 
 def _json(*, nullable: bool = True) -> Any:
     return Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=nullable))
+
+
+def _count() -> Any:
+    """A number that a manager counts, up to 2^63."""
+    return Field(default=0, sa_column=Column(BigInteger, nullable=False))
 
 
 def _machine_key(*, nullable: bool = False, unique: bool = False) -> Any:
@@ -62,12 +67,17 @@ class MachineRow(SQLModel, table=True):
     reboot_id: str = ""
     power_off_id: str = ""
     revision: int = 0
+    install_event: int = _count()
+    manager_token: str = ""
+    """Sealed by the manager's link."""
+    agent_arguments: list[str] | None = _json()
 
     firmware: str | None = None
     power_state: str = "unknown"
     power_at: datetime | None = _time()
     power_source: str = "none"
     agent_connected: bool = False
+    agent_kind: str = "bootwright"
     agent_token_sha256: str | None = Field(default=None, index=True, unique=True)
     enrolled_at: datetime | None = _time()
     inventory: dict[str, Any] | None = _json()
@@ -121,6 +131,8 @@ class BmcRow(SQLModel, table=True):
     failures: int = 0
     last_error: str = ""
     retry_at: datetime | None = _time()
+    origin: str = "settings"
+    """Who told us of it: `settings`, `manager`, or `agent` where we made an account on it through the machine's agent."""
 
 
 class RecordRow(SQLModel, table=True):
@@ -135,6 +147,9 @@ class RecordRow(SQLModel, table=True):
     at: datetime = _time(nullable=False)
     outcome: str
     detail: str = ""
+    install_event: int = _count()
+    manager_token: str = ""
+    wipe_id: str = ""
 
 
 class OperationRow(SQLModel, table=True):
@@ -156,6 +171,8 @@ class OperationRow(SQLModel, table=True):
     created_at: datetime = _time(nullable=False)
     started_at: datetime | None = _time()
     finished_at: datetime | None = _time()
+    install_event: int = _count()
+    manager_token: str = ""
 
 
 class EventRow(SQLModel, table=True):
@@ -240,3 +257,12 @@ class FirmwareRow(SQLModel, table=True):
     mac: str = Field(primary_key=True)
     loader: str | None = None
     proxy_style: str | None = None
+
+
+class KeepsakeRow(SQLModel, table=True):
+    """A secret that is kept for the manager link."""
+
+    __tablename__ = "keepsake"
+
+    name: str = Field(primary_key=True)
+    sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))

@@ -15,11 +15,22 @@ from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.domain.inventory import Cpu, Disk, FirmwareKind, Inventory, System
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, Allocation, BootMode, Desired, Evidence, HandOff, Phase
+from provider.domain.machine import (
+    Acceptance,
+    AgentKind,
+    Allocation,
+    BootMode,
+    Desired,
+    Evidence,
+    HandOff,
+    Outcome,
+    Phase,
+    RecordKind,
+)
 from provider.domain.operation import DiskWiped, OperationKind, WipeReport
 from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
-from provider.planning import lifecycle
+from provider.planning import agents, lifecycle, omni
 from provider.planning.boot import BootDecision
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
@@ -33,7 +44,7 @@ from provider.store.database import Database
 from provider.store.machines import Edit, MachineStore
 from provider.store.sealing import Sealer
 from provider.store.tickets import TicketStore
-from provider.wire.agent import Enrolled, Enrolment, Installed, Progress, Result
+from provider.wire.agent import Enrolled, Enrolment, Installed, Progress, Result, Work
 
 MAC = MacAddress("52:54:00:00:00:01")
 OTHER = MacAddress("52:54:00:00:00:02")
@@ -87,8 +98,8 @@ class RecordingBmc:
 class Site:
     """One provider without sockets."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.store = MachineStore(database, POLICY, utc_now)
+    def __init__(self, database: Database, folder: Path, policy: lifecycle.Policy) -> None:
+        self.store = MachineStore(database, policy, utc_now)
         tickets = TicketStore(database, utc_now)
         self.machines = Machines(self.store)
         self.bmc = RecordingBmc()
@@ -152,11 +163,11 @@ class Site:
             task.cancel()
 
 
-def at_site(folder: Path, use: Callable[[Site], Awaitable[None]]) -> None:
+def at_site(folder: Path, use: Callable[[Site], Awaitable[None]], policy: lifecycle.Policy = POLICY) -> None:
     async def main() -> None:
         database = Database.open(f"sqlite:///{folder}/db")
         try:
-            site = Site(database, folder)
+            site = Site(database, folder, policy)
             await site.bmcs.replace_all([BmcAssignment(Bmc("10.0.0.1", "ops", Secret("x")), "mac", MAC)])
             await site.machines.load()
             async with asyncio.timeout(2 * PATIENCE):
@@ -375,6 +386,124 @@ def test_result_of_an_abandoned_wipe_counts_for_nothing(tmp_path: Path) -> None:
             assert (await site.machines.plan(machine_id))[1].phase is Phase.READY
 
     at_site(tmp_path, use)
+
+
+# --- with the Talos agent ----------------------------------------------------------------------------------------------
+
+OMNI = omni.policy(replace(POLICY, minimum_reboot_interval=timedelta(0)), agents.Choice(AgentKind.TALOS))
+TOKENS = replace(ACCEPTED, install_event=3, manager_token="sealed-1")
+
+
+async def in_talos(site: Site) -> str:
+    """A machine whose Talos agent has called; gives its id."""
+    site.bmc.state = PowerState.ON
+    machine_id = (await site.boot()).machine_id
+
+    def connect(edit: Edit) -> None:
+        edit.row.agent_connected, edit.row.agent_kind, edit.row.enrolled_at = True, AgentKind.TALOS.value, edit.now
+
+    await site.machines.change(machine_id, connect)
+    return machine_id
+
+
+async def talos_work(site: Site, machine_id: str, kind: OperationKind) -> Work:
+    work = await site.agents.next_work(machine_id, PATIENCE, AgentKind.TALOS)
+    assert work is not None
+    assert work.kind is kind
+    return work
+
+
+def test_talos_wipe_is_recorded_for_what_was_there_before(tmp_path: Path) -> None:
+    """The system that is installed after a wipe, or its token, counts as wiped: Omni's facts from before the wipe count."""
+
+    async def use(site: Site) -> None:
+        async with site.working():
+            machine_id = await in_talos(site)
+            await site.manager.desire(machine_id, 1, TOKENS)
+            work = await talos_work(site, machine_id, OperationKind.WIPE)
+            assert work.wipe_plan is not None
+            assert work.wipe_plan.everything
+            await site.manager.desire(machine_id, 2, replace(TOKENS, install_event=4, manager_token="sealed-2"))
+            await site.agents.result(machine_id, work.id, Result(error=""), AgentKind.TALOS)
+            machine, plan = await site.machines.plan(machine_id)
+            assert plan.phase is Phase.READY
+            (record,) = lifecycle.records_of(machine.facts, RecordKind.WIPE)
+            assert (record.install_event, record.manager_token) == (3, "sealed-1")
+            told = [event.data for event in await site.store.events(machine_id, 0, 500)]
+            assert "sealed" not in str(told)
+
+    at_site(tmp_path, use, OMNI)
+
+
+def test_our_agent_neither_gets_nor_proves_a_wipe_of_everything(tmp_path: Path) -> None:
+    """A machine counts as wiped on the word of an agent that was told no disk."""
+
+    async def use(site: Site) -> None:
+        async with site.working():
+            machine_id = await in_talos(site)
+            await site.manager.desire(machine_id, 1, ACCEPTED)
+            work = await talos_work(site, machine_id, OperationKind.WIPE)
+            assert await site.agents.next_work(machine_id, 0) is None
+            await site.agents.result(machine_id, work.id, Result(error="", wipe_report=WipeReport()))
+            assert (await site.machines.plan(machine_id))[1].phase is Phase.PREPARING
+            assert "wipe.failed" in await site.events(machine_id)
+
+    at_site(tmp_path, use, OMNI)
+
+
+def test_failed_bmc_set_up_makes_way_for_the_wipe(tmp_path: Path) -> None:
+    """A BMC that cannot be set up keeps a machine from being wiped, or is tried without a pause."""
+
+    async def use(site: Site) -> None:
+        await site.bmcs.replace_all([])
+        async with site.working():
+            machine_id = await in_talos(site)
+            await site.manager.desire(machine_id, 1, ACCEPTED)
+            work = await talos_work(site, machine_id, OperationKind.SET_UP_BMC)
+            await site.agents.result(machine_id, work.id, Result(error="no IPMI here"), AgentKind.TALOS)
+            work = await talos_work(site, machine_id, OperationKind.WIPE)
+            await site.agents.result(machine_id, work.id, Result(error=""), AgentKind.TALOS)
+            machine, plan = await site.machines.plan(machine_id)
+            assert (plan.rule, plan.step) == ("bmc-missing", None)
+            assert [record.detail for record in machine.facts.records] == ["no IPMI here", ""]
+
+    at_site(tmp_path, use, OMNI)
+
+
+def test_bmc_set_up_that_ends_with_its_agent_has_failed(tmp_path: Path) -> None:
+    """An agent that dies of it is asked again at once, for ever."""
+
+    async def use(site: Site) -> None:
+        await site.bmcs.replace_all([])
+        async with site.working():
+            machine_id = await in_talos(site)
+            await site.manager.desire(machine_id, 1, ACCEPTED)
+            await talos_work(site, machine_id, OperationKind.SET_UP_BMC)
+            await site.machines.change(machine_id, lambda edit: setattr(edit.row, "agent_connected", False))
+            await site.happened(machine_id, "set_up_bmc.interrupted")
+            machine = (await site.machines.plan(machine_id))[0]
+            assert len(lifecycle.records_of(machine.facts, RecordKind.SET_UP_BMC, Outcome.FAILED)) == 1
+
+    at_site(tmp_path, use, OMNI)
+
+
+def test_power_off_of_the_manager_is_noted_with_its_wipe_id(tmp_path: Path) -> None:
+    """A request of an earlier life keeps the machine off in the next one."""
+
+    async def use(site: Site) -> None:
+        async with site.working():
+            machine_id = (await site.boot()).machine_id
+            wanted = replace(ACCEPTED, allocation=Allocation("debian"), wipe_id="w1", power_off_id="p", install_event=1)
+            await site.machines.change(machine_id, lambda edit: edit.record(RecordKind.WIPE, "w1"))
+            await site.manager.desire(machine_id, 1, wanted)
+            async with asyncio.timeout(PATIENCE):
+                while not lifecycle.is_kept_off(wanted, (await site.machines.plan(machine_id))[0].facts):
+                    await asyncio.sleep(0.01)
+            facts = (await site.machines.plan(machine_id))[0].facts
+            assert not lifecycle.is_kept_off(replace(wanted, wipe_id="w2"), facts)
+            assert PowerAction.OFF not in site.bmc.told
+
+    at_site(tmp_path, use, OMNI)
 
 
 # --- the whole way -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
+import io
 import os
 import signal
 import sqlite3
@@ -23,13 +25,15 @@ import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlmodel import Session, SQLModel
 
 from provider.domain.bmc import Bmc
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.domain.lease import Claimant, Lease, Reservation, ReservedBy
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, Desired, Evidence, RecordKind
+from provider.domain.machine import Acceptance, AgentKind, Allocation, Desired, Evidence, Record, RecordKind
+from provider.domain.operation import Operation, OperationKind, OperationState, WipePlan
 from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
 from provider.planning import lifecycle
@@ -455,6 +459,101 @@ def test_old_firmwares_are_taken_along(tmp_path: Path) -> None:
         assert await firmwares.load() == {}
 
     with_database(tmp_path / "db", use)
+
+
+ROWS_OF_0006 = """
+    INSERT INTO machine (id, uuid, serial, board_serial, chassis_serial, first_seen, acceptance, cordoned, allocation,
+        preferred_power, wipe_id, reboot_id, power_off_id, revision, power_state, power_source, agent_connected,
+        announced_phase, published_sha256)
+    VALUES ('m-1', '', '', '', '', '2026-01-01 00:00:00.000000', 'accepted', false, '{"profile": "debian"}',
+        'off', '', '', '', 1, 'on', 'bmc', true, 'installed', '');
+    INSERT INTO record (machine_id, kind, request_id, at, outcome, detail)
+    VALUES ('m-1', 'wipe', '', '2026-01-01 00:00:00.000000', 'done', '');
+    INSERT INTO operation (id, machine_id, kind, request_id, state, attempt, percent, wipe_plan, error, created_at)
+    VALUES ('o', 'm-1', 'wipe', '', 'done', 1, 100, '{"machine_id": "m-1", "wipe_id": "", "disks": [], "refused": []}',
+        '', '2026-01-01 00:00:00.000000');
+"""
+
+
+def test_old_machines_are_taken_along(tmp_path: Path) -> None:
+    """The update for managers like Omni loses what was answered, or a machine that was wiped is to be wiped again."""
+    schema_of("0006", tmp_path / "db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as old:
+        old.executescript(ROWS_OF_0006)
+
+    async def use(database: Database) -> None:
+        machine = await machines(database).get("m-1")
+        assert machine.desired == Desired(Acceptance.ACCEPTED, allocation=Allocation("debian"), revision=1)
+        assert machine.facts.records == (Record(RecordKind.WIPE, "", datetime(2026, 1, 1, tzinfo=UTC)),)
+        assert machine.facts.agent.kind is AgentKind.BOOTWRIGHT
+        assert machine.facts.operation is not None
+        assert machine.facts.operation.wipe_plan == WipePlan("m-1", "", ())
+        assert not lifecycle.requires_wipe(machine.desired, machine.facts)
+
+    with_database(tmp_path / "db", use)
+
+
+def test_newest_migration_runs_on_postgresql() -> None:
+    """A column type or a default is SQLite's alone. PostgreSQL itself is not asked, only its dialect."""
+    script = io.StringIO()
+    migration = importlib.import_module("provider.store.migrations.versions.0007_omni")
+    options = {"as_sql": True, "output_buffer": script}
+    context = MigrationContext.configure(dialect_name="postgresql", opts=options)
+    with Operations.context(context):
+        migration.upgrade()
+    statements = [line for line in script.getvalue().splitlines() if line]
+    assert len(statements) == 9
+    assert "ALTER TABLE record ADD COLUMN install_event BIGINT DEFAULT '0' NOT NULL;" in statements
+
+
+def test_what_omni_tells_is_kept(tmp_path: Path) -> None:
+    """A restart forgets for which install event or token a machine was wiped, and installs or locks it out."""
+    wanted = Desired(
+        acceptance=Acceptance.ACCEPTED,
+        allocation=Allocation("talos", "1.13.7", extensions=("siderolabs/gvisor",)),
+        wipe_id="w",
+        revision=1,
+        install_event=2**63 - 1,
+        manager_token="sealed",
+        agent_arguments=("console=ttyS1",),
+    )
+    plan = WipePlan("m-1", "w", (), everything=True, zeroes=True)
+
+    async def write(database: Database) -> None:
+        store = machines(database)
+        machine_id = (await store.identify(Evidence(macs=(MAC,)), untouched))[0].machine.id
+        operation = Operation(
+            "o",
+            machine_id,
+            OperationKind.WIPE,
+            "w",
+            OperationState.PLANNED,
+            utc_now(),
+            plan,
+            install_event=5,
+            manager_token="s",
+        )
+
+        def edit(edit: Edit) -> None:
+            edit.desire(wanted)
+            edit.begin(operation)
+            edit.record(RecordKind.WIPE, "w", install_event=5, manager_token="s")
+            edit.record(RecordKind.POWER_OFF, "p", wipe_id="w")
+            edit.row.agent_kind = AgentKind.TALOS.value
+
+        await store.change(machine_id, edit)
+
+    async def read(database: Database) -> None:
+        machine = (await machines(database).all())[0]
+        assert machine.desired == wanted
+        operation, (wipe, power_off) = machine.facts.operation, machine.facts.records
+        assert operation is not None
+        assert (operation.wipe_plan, operation.install_event, operation.manager_token) == (plan, 5, "s")
+        assert (wipe.install_event, wipe.manager_token, power_off.wipe_id) == (5, "s", "w")
+        assert machine.facts.agent.kind is AgentKind.TALOS
+
+    with_database(tmp_path / "db", write)
+    with_database(tmp_path / "db", read)
 
 
 def test_answered_requests_survive(tmp_path: Path) -> None:

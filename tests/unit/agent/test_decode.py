@@ -57,6 +57,13 @@ def test_work_comes_back(work: wire.Work) -> None:
     assert decode.work(json.loads(json.dumps(asdict(work)))) == work
 
 
+def test_wipe_of_everything_is_refused() -> None:
+    """Breaks if this agent takes a plan that names no disk for one of a machine that has none."""
+    plan = WipePlan("m-1", "w-1", (), everything=True)
+    with pytest.raises(decode.UnknownWorkError, match="by name"):
+        decode.work(asdict(wire.Work("op-1", "m-1", OperationKind.WIPE, plan)))
+
+
 @given(st.builds(wire.Enrolled, st.text(), st.text()))
 def test_enrolment_comes_back(enrolled: wire.Enrolled) -> None:
     """Breaks if the agent goes on with another token than it was given."""

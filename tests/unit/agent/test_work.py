@@ -206,6 +206,13 @@ def test_wipe_without_plan(bench: Bench) -> None:
     assert "without a plan" in provider.results[0][1].error
 
 
+def test_bmc_set_up_is_declined(bench: Bench) -> None:
+    """Breaks if work for the Talos agent ends in silence here."""
+    provider = FakeProvider([order(OperationKind.SET_UP_BMC)])
+    bench.worker(provider).run_once()
+    assert "BMC" in provider.results[0][1].error
+
+
 def test_new_disk_sends_a_new_inventory(bench: Bench) -> None:
     """Breaks if the provider keeps planning from an inventory that lacks a disk."""
     bench.disks.append(Disk("/dev/vdb", SIZE, "S2"))

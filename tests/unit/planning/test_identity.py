@@ -121,3 +121,38 @@ def test_uuid_of_nobody_or_of_many(text: str, why: str) -> None:
     """An address is kept for a whole batch of machines that have one UUID (edge cases 148, 149), or for none."""
     with pytest.raises(ValueError, match=why):
         identity.parse_uuid(text)
+
+
+NAMELESS = Identity("m-n", uuid=U1)
+"""A manager knows it, and it was not seen yet."""
+
+
+@pytest.mark.parametrize(
+    ("evidence", "known", "settled", "expected"),
+    [
+        (Evidence(uuid=U1), [], set(), Match(None)),
+        (Evidence(uuid=U1), [A], {"m-a"}, Match("m-a")),
+        (Evidence(uuid=smbios.byte_swapped(U1)), [A], {"m-a"}, Match("m-a")),
+        (Evidence(macs=(A1,), uuid=U1), [NAMELESS], {"m-n"}, Match("m-n")),
+        (Evidence(macs=(A1,), uuid=U1, serial="S1"), [A, NAMELESS], {"m-a"}, Match("m-a", absorbs=("m-n",))),
+    ],
+)
+def test_machine_that_a_manager_knows_by_its_uuid(
+    evidence: Evidence, known: list[Identity], settled: set[str], expected: Match
+) -> None:
+    """The manager's machine and the one that boots here are two, and what is wanted of it never reaches it."""
+    assert identity.match(evidence, known, frozenset(settled)) == expected
+
+
+def test_uuid_of_two_machines_is_nobodys() -> None:
+    """What a manager wants of one machine, such as a wipe, is done to its twin."""
+    twin = Identity("m-t", uuid=U1, macs=(MacAddress("52:54:00:00:00:99"),))
+    found = identity.match(Evidence(uuid=U1), [A, twin], frozenset())
+    assert found.machine_id is None
+    assert "m-a and m-t" in found.conflict
+
+
+def test_two_settled_ones_do_not_become_one() -> None:
+    """A machine that was accepted by its UUID alone is absorbed by whoever shows it."""
+    found = identity.match(Evidence(macs=(A1,), uuid=U1), [A, NAMELESS], frozenset({"m-a", "m-n"}))
+    assert found.absorbs == ()
