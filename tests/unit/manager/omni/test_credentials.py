@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provider.manager import credentials
-from provider.manager.credentials import Credentials, Expiry
+from provider.manager.omni import credentials
+from provider.manager.omni.credentials import Credentials, Expiry
 from provider.wire.openpgp import Algorithm, UnusableKeyError
 from tests.unit.wire import pgp_keys
 from tests.unit.wire.pgp_keys import Key

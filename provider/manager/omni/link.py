@@ -1,0 +1,207 @@
+"""
+The link of the daemon to one Omni: dials, sees to all that runs on one connection, and dials again when that ends.
+
+As with the native link, nothing else in the daemon waits for it. What Omni wants is in our store before anything follows from
+it; what it should know is told again from the store with each connection. With Omni away for a day, a day's work goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from provider.domain.errors import BootwrightError, MalformedPacketError
+from provider.kit import backoff
+from provider.kit.jsontypes import JsonObject
+from provider.manager.omni import presence
+from provider.manager.omni.credentials import Credentials
+from provider.manager.omni.errands import Errands
+from provider.manager.omni.errors import BookmarkError
+from provider.manager.omni.machines import Desk, MachineErrands, Outbox
+from provider.manager.omni.presence import DuplicateError, Heartbeat, Provider
+from provider.manager.omni.state import Endpoint, State, open_channel
+from provider.manager.omni.view import View, WatchBrokenError
+from provider.wire import omni
+from provider.wire.cosi import EventType, Kind
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
+
+log = structlog.get_logger()
+
+FIRST_PAUSE = timedelta(seconds=1)
+LONGEST_PAUSE = timedelta(minutes=1)
+
+RESTART_SECONDS = 1.0
+"""Before a watch that the server gave up begins anew."""
+
+BMC_HANDS = 4
+
+
+class OmniDesk(Desk, Protocol):
+    """Our side of all of it; `reconcile.omni.OmniDesk` is one. What was taken is on disk when a method returns."""
+
+    async def configure_bmc(self, uuid: str, access: omni.BmcAccess | None) -> None:
+        """Use this access to the BMC, or what was found out by ourselves."""
+
+    async def keep_join(self, join: omni.JoinConfig) -> None:
+        """From now on machines join by this."""
+
+
+class OmniLink:
+    """The link of one daemon; `run` it for ever."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        credentials: Credentials,
+        ca_file: Path | None,
+        us: Provider,
+        outbox: Outbox,
+        desk: OmniDesk,
+        clock: Callable[[], datetime],
+        problem: Callable[[], str] = str,
+        first_pause: timedelta = FIRST_PAUSE,
+    ) -> None:
+        self._url = url
+        self._endpoint = Endpoint.parse(url)
+        self._credentials = credentials
+        self._ca_file = ca_file
+        self._us = us
+        self._outbox = outbox
+        self._desk = desk
+        self._clock = clock
+        self._problem = problem
+        self._first_pause = first_pause
+        self._machines = View()
+        self._bmcs = View()
+        self._joins = View()
+        self._connected = False
+        self._last_error = ""
+        self._failures = 0
+
+    def status(self) -> JsonObject:
+        """For `bootwright status`."""
+        expires_at = self._credentials.expires_at
+        return {
+            "url": self._url,
+            "connected": self._connected,
+            "last_error": self._last_error,
+            "key_expires_at": None if expires_at is None else expires_at.isoformat(),
+        }
+
+    async def run(self) -> None:
+        """Keep a link up; no failure of it ends the daemon."""
+        while True:
+            # In a task of its own: Python 3.11 leaves a cancellation behind in a task whose TaskGroup failed.
+            async with asyncio.TaskGroup() as group:
+                attempt = group.create_task(self._attempt(), name="omni connection")
+            least = attempt.result()
+            spread = random.random()  # noqa: S311 - jitter
+            pause = max(backoff.delay(self._failures, self._first_pause, LONGEST_PAUSE, spread), least)
+            await asyncio.sleep(pause.total_seconds())
+
+    async def _attempt(self) -> timedelta:
+        """One connection; however it ends, it is remembered and logged here. Gives the least pause before the next."""
+        try:
+            await self._once()
+        except* BootwrightError as errors:
+            error = _first(errors)
+        except* Exception as errors:
+            log.exception("omni.link_failed", error=str(errors))
+            error = BootwrightError("an error of ours; see the log")
+        self._failures = 1 if self._connected else self._failures + 1
+        self._connected = False
+        self._last_error = str(error)
+        log.warning("omni.disconnected", url=self._url, error=str(error), hint=error.hint)
+        return error.retry_after if isinstance(error, DuplicateError) else timedelta(0)
+
+    async def _once(self) -> None:
+        """One connection, from dialling to its end, which is always an error."""
+        channel = open_channel(self._endpoint, self._ca_file)
+        try:
+            state = State(channel, self._credentials, self._clock)
+            heartbeat = Heartbeat(state, self._us, self._credentials, self._clock, self._problem)
+            await heartbeat.first()
+            await presence.introduce(state, self._us)
+            errands = MachineErrands(state, self._us.id, self._machines, self._desk, self._outbox)
+            await errands.load()
+            self._connected = True
+            self._last_error = ""
+            log.info("omni.connected", url=self._url, provider=self._us.id)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(heartbeat.run(), name="omni heartbeat")
+                group.create_task(errands.run(), name="omni errands")
+                bmcs = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
+                joins = Errands(self._keep_join, 1, what="join")
+                group.create_task(bmcs.run(), name="omni bmcs")
+                group.create_task(joins.run(), name="omni joins")
+                group.create_task(
+                    _follow(state, omni.INFRA_MACHINES, self._machines, errands.call, errands.call_missing),
+                    name="omni machines",
+                )
+                group.create_task(_follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call), name="omni bmc configs")
+                group.create_task(
+                    _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call), name="omni join configs"
+                )
+        finally:
+            await channel.close()
+
+    async def _configure_bmc(self, uuid: str) -> None:
+        config = self._bmcs.resources.get(uuid)
+        if config is None:
+            await self._desk.configure_bmc(uuid, None)
+            return
+        try:
+            access = omni.BMC_CONFIGS.read(config).config
+        except MalformedPacketError as error:
+            log.error("omni.bmc_unreadable", machine=uuid, error=str(error))
+            return
+        await self._desk.configure_bmc(uuid, access)
+
+    async def _keep_join(self, provider_id: str) -> None:
+        config = self._joins.resources.get(provider_id)
+        if config is None or provider_id != self._us.id:
+            return  # What machines join with stays as it was: they are told to go elsewhere by a new one only.
+        try:
+            join = omni.PROVIDER_JOIN_CONFIGS.read(config).config
+        except MalformedPacketError as error:
+            log.error("omni.join_unreadable", error=str(error))
+            return
+        await self._desk.keep_join(join)
+
+
+async def _follow(
+    state: State, kind: Kind[S], view: View, call: Callable[..., None], when_whole: Callable[[], None] = lambda: None
+) -> None:
+    """Keep a view right for as long as the connection lives, and call what changes in it."""
+    while True:
+        try:
+            async with aclosing(state.watch(kind, view.begin())) as responses:
+                async for events in responses:
+                    for event in events:
+                        call(*view.take(event))
+                        if event.event_type is EventType.BOOTSTRAPPED:
+                            when_whole()
+        except (BookmarkError, WatchBrokenError) as error:
+            log.info("omni.watch_restarted", kind=kind.name, reason=str(error))
+            view.start_over()
+            await asyncio.sleep(RESTART_SECONDS)
+
+
+def _first(errors: BaseExceptionGroup[BootwrightError]) -> BootwrightError:
+    """The first cause; the other tasks of a connection often fail together with it."""
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, BootwrightError) else BootwrightError(str(found))

@@ -1,0 +1,224 @@
+"""
+The machines on one connection to Omni: what is wanted of each comes in, how each is goes out, and each is let go in the end.
+
+What happens at Omni (`View`) and what happens here (the outbox) both call a machine's errand; the errand looks at both sides as
+they are now, and brings them together. So it does not matter which news came first, or how often, or what a crash cut short.
+The status is written where it differs from what Omni has; that is read once, when the connection begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from provider.domain.errors import MalformedPacketError
+from provider.manager.omni.errands import Errands
+from provider.manager.omni.state import State
+from provider.manager.omni.view import View
+from provider.planning import omni as planning
+from provider.planning.omni import Seen, Teardown
+from provider.wire import cosi, omni, protobuf
+from provider.wire.cosi import Resource
+
+log = structlog.get_logger()
+
+HANDS = 16
+"""Machines that are seen to at the same time."""
+
+TOGETHER = 256
+"""Items of the outbox that are looked at together."""
+
+STATUS_CONTROLLER = "InfraMachineStatusController"
+
+
+class Outbox(Protocol):
+    """What has changed here; `store.outbox.Outbox` is one."""
+
+    async def after(self, sequence: int, limit: int) -> Sequence[Item]:
+        """The next items after a number, in order."""
+
+    async def acknowledge(self, sequence: int) -> None:
+        """Forget everything up to and including a number."""
+
+    async def wait(self, after: int) -> None:
+        """Return when there is an item with a number above `after`."""
+
+
+class Item(Protocol):
+    """One change; what it says is not looked at, because the machine itself is."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def machine_id(self) -> str: ...
+
+
+class Desk(Protocol):
+    """Our side of the machines; `reconcile.omni.OmniDesk` is one. Machines go by their UUIDs. All may raise BootwrightError."""
+
+    def uuid_of(self, machine_id: str) -> str | None:
+        """The UUID by which Omni knows the machine, None if it knows it not."""
+
+    def wanted(self) -> Sequence[str]:
+        """Of whom Omni has wanted something: they are let go if it knows them no more."""
+
+    async def desire(self, uuid: str, seen: Seen | None) -> None:
+        """Take what Omni wants of the machine; nothing at all, if it has no such machine."""
+
+    async def status(self, uuid: str, seen: Seen) -> tuple[omni.InfraMachineStatus, Mapping[str, str]] | None:
+        """What Omni should know of it; None if that is to stay as it is."""
+
+    async def teardown(self, uuid: str, seen: Seen, *, has_status: bool) -> Teardown | None:
+        """The next step of giving it up."""
+
+    async def withdraw(self, uuid: str) -> None:
+        """Give it up on our side."""
+
+    async def reboot_at_last(self, uuid: str) -> None:
+        """Try once to bring it into agent mode; a failure is logged."""
+
+
+class MachineErrands:
+    """All machines of one provider on one connection; `machines` are the InfraMachines as the watch shows them."""
+
+    def __init__(self, state: State, provider_id: str, machines: View, desk: Desk, outbox: Outbox) -> None:
+        self._state = state
+        self._provider_id = provider_id
+        self._machines = machines
+        self._desk = desk
+        self._outbox = outbox
+        self._statuses: dict[str, Resource] = {}
+        self._owner = omni.owner(provider_id, STATUS_CONTROLLER)
+        self._errands = Errands(self._see_to, HANDS, what="machine")
+
+    async def load(self) -> None:
+        """Read the statuses as Omni has them, and call all machines that we know by an earlier connection."""
+        self._statuses = {each.metadata.id: each for each in await self._state.list(omni.MACHINE_STATUSES)}
+        self.call(*self._machines.resources)
+
+    def call(self, *uuids: str) -> None:
+        """Something happened to these."""
+        self._errands.call(*uuids)
+
+    def call_missing(self) -> None:
+        """The watch has shown all that Omni has: call those of ours that are not among it."""
+        self.call(*(uuid for uuid in self._desk.wanted() if uuid not in self._machines.resources))
+
+    async def run(self) -> None:
+        """See to machines as they are called, here or there."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._errands.run(), name="omni machines")
+            group.create_task(self._follow_outbox(), name="omni outbox")
+
+    async def _follow_outbox(self) -> None:
+        """An errand reads the machine itself, and each connection begins with all of them: an item is done when it is called."""
+        last = 0
+        while True:
+            items = await self._outbox.after(last, TOGETHER)
+            if not items:
+                await self._outbox.wait(last)
+                continue
+            self.call(*filter(None, (self._desk.uuid_of(item.machine_id) for item in items)))
+            last = items[-1].sequence
+            await self._outbox.acknowledge(last)
+
+    async def _see_to(self, uuid: str) -> None:
+        resource = self._machines.resources.get(uuid)
+        if resource is None:
+            if self._machines.is_whole:
+                await self._desk.desire(uuid, None)
+            return
+        try:
+            seen = read(resource)
+        except MalformedPacketError as error:
+            log.error("omni.machine_unreadable", machine=uuid, error=str(error))
+            return
+        if seen.tearing_down:
+            await self._tear_down(uuid, seen)
+            return
+        if added := planning.finalizers_to_add(self._provider_id, seen):
+            await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _with(found, added))
+        await self._desk.desire(uuid, seen)
+        await self._report(uuid, seen)
+
+    async def _report(self, uuid: str, seen: Seen) -> None:
+        told = await self._desk.status(uuid, seen)
+        if told is None:
+            return
+        spec, labels = protobuf.encode(told[0]), told[1]
+        known = self._statuses.get(uuid)
+        if known is not None and known.spec.proto_spec == spec and _own_labels(known) == labels:
+            return
+
+        def status(before: Resource | None) -> Resource:
+            if before is None:
+                return omni.MACHINE_STATUSES.new(uuid, told[0], labels=labels)
+            omnis = {key: value for key, value in before.metadata.labels.items() if key == omni.LABEL_PROVIDER_ID}
+            return Resource(replace(before.metadata, labels={**labels, **omnis}), cosi.Spec(spec))
+
+        self._statuses[uuid] = await self._state.put(omni.MACHINE_STATUSES, uuid, status, self._owner, known=known)
+
+    async def _tear_down(self, uuid: str, seen: Seen) -> None:
+        """Step by step; each is seen to be done by looking again."""
+        while True:
+            step = await self._desk.teardown(uuid, seen, has_status=uuid in self._statuses)
+            match step:
+                case None:
+                    return
+                case Teardown.WITHDRAW:
+                    await self._desk.withdraw(uuid)
+                case Teardown.REBOOT:
+                    await self._desk.reboot_at_last(uuid)
+                    await self._delete_status(uuid)
+                case Teardown.DELETE_STATUS:
+                    await self._delete_status(uuid)
+                case Teardown.RELEASE:
+                    await self._release(uuid, planning.finalizers_to_remove(self._provider_id, seen))
+                    return
+
+    async def _release(self, uuid: str, finalizers: Sequence[str]) -> None:
+        await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _without(found, finalizers))
+
+    async def _delete_status(self, uuid: str) -> None:
+        await self._state.remove(omni.MACHINE_STATUSES, uuid, self._owner)
+        self._statuses.pop(uuid, None)
+
+
+def read(resource: Resource) -> Seen:
+    """
+    The machine as planning knows it.
+
+    Raises:
+        MalformedPacketError: If it is none.
+    """
+    metadata = resource.metadata
+    return Seen(
+        omni.INFRA_MACHINES.read(resource),
+        metadata.labels,
+        metadata.finalizers,
+        metadata.created,
+        metadata.phase == cosi.TEARING_DOWN,
+    )
+
+
+def _with(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
+    """Nothing else may change: not the bytes of the spec, nor a label."""
+    missing = [each for each in finalizers if each not in resource.metadata.finalizers]
+    if not missing or resource.metadata.phase == cosi.TEARING_DOWN:
+        return None
+    return replace(resource, metadata=replace(resource.metadata, finalizers=(*resource.metadata.finalizers, *missing)))
+
+
+def _without(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
+    kept = tuple(each for each in resource.metadata.finalizers if each not in finalizers)
+    if kept == resource.metadata.finalizers:
+        return None
+    return replace(resource, metadata=replace(resource.metadata, finalizers=kept))
+
+
+def _own_labels(status: Resource) -> dict[str, str]:
+    return {key: value for key, value in status.metadata.labels.items() if key != omni.LABEL_PROVIDER_ID}

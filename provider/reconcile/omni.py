@@ -1,0 +1,230 @@
+"""
+The desk for Omni: `manager.omni` brings what it says, and takes what it should know.
+
+Omni names a machine by its SMBIOS UUID, we by an id of our own; one that Omni knows before it has shown itself here is made.
+What Omni wants is written only if it is another than what is stored. The node unique token is sealed before it goes to the
+store, and opened for Omni alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import structlog
+
+from provider.domain.bmc import Bmc, NextBoot, PowerAction
+from provider.domain.errors import NotFoundError, PermanentError, RefusedError
+from provider.domain.machine import Desired, Evidence, Machine, RecordKind
+from provider.domain.secret import Secret
+from provider.planning import omni as planning
+from provider.planning.identity import believable_uuid
+from provider.planning.lifecycle import Policy, SetPower
+from provider.planning.omni import Seen, Teardown
+from provider.reconcile.desired import difference
+from provider.reconcile.machines import Machines
+from provider.reconcile.worker import Workers
+from provider.store.bmcs import BmcOrigin, BmcStore
+from provider.store.keepsakes import KeepsakeStore
+from provider.store.machines import Edit
+from provider.store.sealing import Sealer
+from provider.wire import omni
+
+log = structlog.get_logger()
+
+IPMI_PORT = 623
+
+_JOIN = "omni.join"
+_INSTALLATION = "omni.installation"
+
+
+class OmniDesk:
+    """What the link calls; see `manager.omni.link.OmniDesk`."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        bmcs: BmcStore,
+        workers: Workers,
+        keepsakes: KeepsakeStore,
+        sealer: Sealer,
+        *,
+        provider_id: str,
+        labels: Mapping[str, str],
+        policy: Policy,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._machines = machines
+        self._bmcs = bmcs
+        self._workers = workers
+        self._keepsakes = keepsakes
+        self._sealer = sealer
+        self._provider_id = provider_id
+        self._labels = labels
+        self._policy = policy
+        self._clock = clock
+        self._ids: dict[str, str] = {}
+        """Machine id by UUID, of the machines that Omni has shown us."""
+        self._uuids: dict[str, str] = {}
+        """The other way."""
+        self._taken: dict[str, Seen | None] = {}
+        """What was last taken of each, so as not to take it again with each other news of it."""
+        self._join: Secret | None = None
+        self.installation = ""
+        """The mark of this installation at Omni: made once, and kept."""
+
+    async def load(self) -> None:
+        """Read what is kept; call once, before the rest."""
+        for machine in await self._machines.store.all():
+            if machine.identity.uuid and machine.desired.revision:
+                self._bind(machine.identity.uuid, machine.id)
+        self._join = await self._keepsakes.get(_JOIN)
+        kept = await self._keepsakes.get(_INSTALLATION)
+        self.installation = secrets.token_hex(8) if kept is None else kept.reveal()
+        if kept is None:
+            await self._keepsakes.put(_INSTALLATION, Secret(self.installation))
+
+    def join_documents(self) -> Secret | None:
+        """What makes a machine join Omni; None until Omni has told it once."""
+        return self._join
+
+    # --- for the link ---
+
+    def uuid_of(self, machine_id: str) -> str | None:
+        """The UUID by which Omni knows the machine."""
+        return self._uuids.get(machine_id)
+
+    def wanted(self) -> Sequence[str]:
+        """Of whom Omni has wanted something."""
+        return list(self._ids)
+
+    async def desire(self, uuid: str, seen: Seen | None) -> None:
+        """Take what Omni wants of the machine; nothing at all, if it has no such machine."""
+        if uuid in self._taken and self._taken[uuid] == seen:
+            return
+
+        def edit(edit: Edit) -> None:
+            before = edit.machine.desired
+            wanted = planning.desired(seen, before, edit.machine.facts, token=self._token(seen, before))
+            if wanted != before:
+                edit.desire(wanted)
+                edit.note("desired.changed", by="manager", revision=wanted.revision, **difference(before, wanted))
+
+        await self._change(uuid, edit)
+        self._taken[uuid] = seen
+
+    async def status(self, uuid: str, seen: Seen) -> tuple[omni.InfraMachineStatus, Mapping[str, str]] | None:
+        """What Omni should know of the machine; None if that is to stay as it is."""
+        machine = await self._machine(uuid)
+        if machine is None:
+            return None
+        labels = planning.labels(machine.facts.inventory, machine.facts.attachments, self._labels)
+        return planning.status(machine, seen, labels, unseal=self._unsealed)
+
+    async def teardown(self, uuid: str, seen: Seen, *, has_status: bool) -> Teardown | None:
+        """The next step of giving the machine up."""
+        machine = await self._machine(uuid)
+        now, policy = self._clock(), self._policy
+        return planning.teardown(self._provider_id, seen, machine, has_status=has_status, now=now, policy=policy)
+
+    async def withdraw(self, uuid: str) -> None:
+        """Give the machine up: whatever Omni makes of it later begins anew."""
+
+        def edit(edit: Edit) -> None:
+            edit.desire(planning.withdrawn(edit.machine.desired))
+            edit.record(RecordKind.REMOVED, request_id=edit.now.isoformat())
+            edit.note("machine.removed", by="manager")
+
+        await self._change(uuid, edit)
+        self._taken.pop(uuid, None)
+
+    async def reboot_at_last(self, uuid: str) -> None:
+        """Try once to bring the machine into agent mode."""
+        machine = await self._machine(uuid)
+        if machine is not None:
+            await self._workers.command(machine, SetPower(PowerAction.CYCLE, NextBoot.NETWORK))
+
+    async def configure_bmc(self, uuid: str, access: omni.BmcAccess | None) -> None:
+        """Use this access to the BMC, or what was found out by ourselves."""
+        machine_id = await self._id(uuid)
+        if access is None:
+            await self._bmcs.withdraw(machine_id, BmcOrigin.MANAGER)
+        else:
+            await self._bmcs.assign(machine_id, _bmc(uuid, access), BmcOrigin.MANAGER)
+        await self._machines.change(machine_id, lambda edit: edit.note("bmc.configured", by="manager"))
+
+    async def keep_join(self, join: omni.JoinConfig) -> None:
+        """From now on machines join by this."""
+        secret = Secret(join.config)
+        if secret == self._join:
+            return
+        await self._keepsakes.put(_JOIN, secret)
+        self._join = secret
+        log.info("omni.join_kept")
+
+    # --- machines by UUID ---
+
+    async def _change(self, uuid: str, edit: Callable[[Edit], None]) -> None:
+        try:
+            await self._machines.change(await self._id(uuid), edit)
+        except NotFoundError:  # Forgotten, or absorbed by another machine, since we learned its id.
+            self._forget(uuid)
+            await self._machines.change(await self._id(uuid), edit)
+
+    async def _machine(self, uuid: str) -> Machine | None:
+        machine_id = self._ids.get(uuid)
+        if machine_id is None:
+            return None
+        try:
+            return await self._machines.store.get(machine_id)
+        except NotFoundError:
+            self._forget(uuid)
+            return None
+
+    async def _id(self, uuid: str) -> str:
+        known = self._ids.get(uuid)
+        if known is not None:
+            return known
+        believed = believable_uuid(uuid)
+        if not believed:
+            raise RefusedError(f"Omni has a machine with UUID {uuid[:80]!r}, which no machine should have")
+        machine, _given = await self._machines.identify(Evidence(uuid=believed), lambda _edit: None)
+        self._bind(uuid, machine.id)
+        return machine.id
+
+    def _bind(self, uuid: str, machine_id: str) -> None:
+        self._ids[uuid] = machine_id
+        self._uuids[machine_id] = uuid
+
+    def _forget(self, uuid: str) -> None:
+        self._uuids.pop(self._ids.pop(uuid, ""), None)
+        self._taken.pop(uuid, None)
+
+    # --- the token ---
+
+    def _token(self, seen: Seen | None, before: Desired) -> str:
+        """Sealed; as it was if it is the same: each sealing looks different."""
+        plain = "" if seen is None else seen.spec.node_unique_token
+        if plain == self._unsealed(before.manager_token):
+            return before.manager_token
+        return self._sealer.seal(Secret(plain)).decode() if plain else ""
+
+    def _unsealed(self, sealed: str) -> str:
+        if not sealed:
+            return ""
+        try:
+            return self._sealer.unseal(sealed.encode()).reveal()
+        except PermanentError as error:
+            log.error("omni.token_lost", error=str(error), hint=error.hint)
+            return ""
+
+
+def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:
+    if access.ipmi is None:
+        raise RefusedError(
+            f"Omni's BMC configuration of {uuid} has no IPMI",
+            hint="set address, user name and password of its IPMI in Omni",
+        )
+    ipmi = access.ipmi
+    return Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT)

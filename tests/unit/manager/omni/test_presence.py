@@ -1,0 +1,72 @@
+"""Two providers with one id: both act, or none does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from provider.domain.errors import PermanentError
+from provider.manager.omni import presence
+from provider.manager.omni.presence import ALIVE, MARK, DuplicateError
+from provider.manager.omni.state import Endpoint
+from provider.wire import omni, protobuf
+from provider.wire.cosi import Metadata, Resource, Spec
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+def beat(mark: str | None, at: datetime | None) -> Resource:
+    annotations = {} if mark is None else {MARK: mark}
+    spec = protobuf.encode(omni.InfraProviderHealthStatus(at))
+    return Resource(Metadata(type=omni.PROVIDER_HEALTH_STATUSES.name, id="bm", annotations=annotations), Spec(spec))
+
+
+@pytest.mark.parametrize(
+    ("mark", "at", "whose"),
+    [
+        ("ours", NOW, None),
+        ("theirs", NOW - ALIVE, None),
+        ("theirs", None, None),
+        (None, NOW - ALIVE, None),
+        ("theirs", NOW - ALIVE + timedelta(seconds=1), "another Bootwright"),
+        ("theirs", NOW + timedelta(minutes=4), "another Bootwright"),
+        (None, NOW, "Sidero's own provider"),
+    ],
+)
+def test_whose_heartbeat(mark: str | None, at: datetime | None, whose: str | None) -> None:
+    """A restart waits for itself, a dead one is waited for for ever, or a live one is not noticed."""
+    if whose is None:
+        presence.refuse_duplicate(beat(mark, at), "ours", NOW)
+        return
+    with pytest.raises(DuplicateError, match=whose):
+        presence.refuse_duplicate(beat(mark, at), "ours", NOW)
+
+
+def test_heartbeat_that_nobody_can_read() -> None:
+    """Nonsense from a newer program keeps us away for ever."""
+    resource = Resource(Metadata(type=omni.PROVIDER_HEALTH_STATUSES.name, id="bm"), Spec(b"\xff\xff"))
+    presence.refuse_duplicate(resource, "ours", NOW)
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "tls"),
+    [
+        ("https://omni.example.com", "omni.example.com:443", True),
+        ("https://omni.example.com:8443/", "omni.example.com:8443", True),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080", False),
+        ("grpc://omni", "omni:80", False),
+        ("https://[fd00::1]:1", "[fd00::1]:1", True),
+    ],
+)
+def test_endpoint(url: str, target: str, tls: bool) -> None:
+    """As Omni's own tools read it (facts 1.1)."""
+    assert Endpoint.parse(url) == Endpoint(target, tls)
+
+
+@pytest.mark.parametrize("url", ["omni.example.com", "wss://omni", "https://", "https://omni:port", "", "https://[1"])
+def test_no_endpoint(url: str) -> None:
+    """A typing error is found at the first call, by a name that cannot be resolved."""
+    with pytest.raises(PermanentError, match="is no address of an Omni") as caught:
+        Endpoint.parse(url)
+    assert "https://omni.example.com" in caught.value.hint
