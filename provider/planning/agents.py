@@ -8,9 +8,10 @@ kind counts as any other system that runs on the machine: it must boot again to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, AgentKind, Desired, Facts
 from provider.domain.operation import Operation, OperationKind
 
@@ -20,8 +21,8 @@ class Choice:
     """The settings; those below `machines` matter only to machines that wait in Talos."""
 
     site: AgentKind = AgentKind.BOOTWRIGHT
-    machines: Mapping[str, AgentKind] = field(default_factory=dict)
-    """By machine id, where it is not as everywhere."""
+    machines: Mapping[MacAddress, AgentKind] = field(default_factory=dict)
+    """By any MAC address of a machine, where it is not as everywhere."""
     inventory: bool = False
     """Boot our own agent until there is an inventory; of accepted machines only."""
     inventory_before_acceptance: bool = False
@@ -29,10 +30,15 @@ class Choice:
     verified_wipe: bool = False
     """Boot our own agent for each wipe, because it reads back what it erased."""
 
+    def of(self, macs: Iterable[MacAddress]) -> Choice:
+        """What holds for the machine with these addresses."""
+        kind = next((self.machines[mac] for mac in macs if mac in self.machines), self.site)
+        return self if kind is self.site else replace(self, site=kind)
 
-def wanted(machine_id: str, desired: Desired, facts: Facts, choice: Choice, *, wipes: bool) -> AgentKind:
-    """The agent for the machine's next stay in agent mode; `wipes` if a wipe is due."""
-    if choice.machines.get(machine_id, choice.site) is AgentKind.BOOTWRIGHT:
+
+def wanted(desired: Desired, facts: Facts, choice: Choice, *, wipes: bool) -> AgentKind:
+    """The agent for a machine's next stay in agent mode, as `choice` is for it; `wipes` if a wipe is due."""
+    if choice.site is AgentKind.BOOTWRIGHT:
         return AgentKind.BOOTWRIGHT
     pending = desired.acceptance is Acceptance.PENDING
     if facts.inventory is None and (choice.inventory_before_acceptance if pending else choice.inventory):

@@ -21,10 +21,12 @@ Managers differ in what they leave to us; `Policy` says what holds. Which agent 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from provider.domain.bmc import NextBoot, PowerAction, PowerState
+from provider.domain.mac import MacAddress
 from provider.domain.machine import (
     Acceptance,
     AgentKind,
@@ -70,6 +72,11 @@ class Policy:
     """An idle machine is left on for so long after it was switched on or rebooted."""
     power_on_counts: bool = False
     """Being switched on counts as a reboot for the minimum interval between reboots."""
+
+    def of(self, macs: Iterable[MacAddress]) -> Policy:
+        """What holds for the machine with these addresses."""
+        choice = self.agent.of(macs)
+        return self if choice is self.agent else replace(self, agent=choice)
 
 
 @dataclass(frozen=True)
@@ -276,9 +283,9 @@ def is_wanted(operation: Operation, desired: Desired) -> bool:
     return not desired.cordoned and desired.acceptance is Acceptance.ACCEPTED
 
 
-def wanted_agent(machine_id: str, desired: Desired, facts: Facts, policy: Policy) -> AgentKind:
+def wanted_agent(desired: Desired, facts: Facts, policy: Policy) -> AgentKind:
     """Which agent the machine boots next, if it boots one."""
-    return agents.wanted(machine_id, desired, facts, policy.agent, wipes=requires_wipe(desired, facts))
+    return agents.wanted(desired, facts, policy.agent, wipes=requires_wipe(desired, facts))
 
 
 # --- the decision ----------------------------------------------------------------------------------------------------
@@ -286,9 +293,7 @@ def wanted_agent(machine_id: str, desired: Desired, facts: Facts, policy: Policy
 
 def decide(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
     """Make the plan for one machine; see the module's table."""
-    plan = replace(
-        _decide(machine_id, desired, facts, now, policy), agent=wanted_agent(machine_id, desired, facts, policy)
-    )
+    plan = replace(_decide(machine_id, desired, facts, now, policy), agent=wanted_agent(desired, facts, policy))
     return _power_is_fresh(plan, facts, now, policy)
 
 
@@ -306,7 +311,7 @@ def _by_desire(machine_id: str, desired: Desired, facts: Facts, now: datetime, p
     if desired.cordoned:
         return Plan(Phase.CORDONED, "cordoned", "it is cordoned: we leave it alone", BootMode.NOTHING, None)
     if desired.acceptance is Acceptance.PENDING:
-        return _pending(machine_id, desired, facts, now, policy)
+        return _pending(desired, facts, now, policy)
     plan = _accepted(machine_id, desired, facts, now, policy)
     return _without_power_off(plan, desired, facts) if policy.manager_powers_off else plan
 
@@ -320,9 +325,9 @@ def _accepted(machine_id: str, desired: Desired, facts: Facts, now: datetime, po
         return _wipe_due(machine_id, desired, facts, now, policy)
     installed = desired.allocation is not None and is_installed(desired, facts)
     if policy.requires_bmc and facts.bmc is None and not installed:
-        return _bmc_missing(machine_id, desired, facts, now, policy)
+        return _bmc_missing(desired, facts, now, policy)
     if desired.allocation is None:
-        return _ready(machine_id, desired, facts, now, policy)
+        return _ready(desired, facts, now, policy)
     if not policy.manager_powers_off and is_power_off_in_force(desired, facts):
         return _kept_off(desired, facts, now)
     if not installed:
@@ -330,12 +335,12 @@ def _accepted(machine_id: str, desired: Desired, facts: Facts, now: datetime, po
     return _installed(desired, facts, now, policy)
 
 
-def _pending(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
+def _pending(desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
     phase = Phase.DISCOVERED if facts.inventory is None else Phase.PENDING
     plan = Plan(phase, "pending", "nobody accepted it yet: no disk is touched", BootMode.AGENT, None)
     has_told = facts.agent.kind is AgentKind.BOOTWRIGHT and has_reported(facts)
     is_sent_on = policy.agent.inventory_before_acceptance and has_told
-    if is_sent_on and agents.is_wrong(facts, wanted_agent(machine_id, desired, facts, policy)):
+    if is_sent_on and agents.is_wrong(facts, wanted_agent(desired, facts, policy)):
         return _reboot_by_agent(plan, NEXT_AGENT, facts, now, policy)
     return plan
 
@@ -353,7 +358,7 @@ def _wipe_due(machine_id: str, desired: Desired, facts: Facts, now: datetime, po
     if (operation := active_operation(facts)) is not None:
         phase = Phase.WIPING if operation.kind is OperationKind.WIPE else plan.phase
         return replace(plan, phase=phase, because=f"the agent has work to do: {operation.kind.value}")
-    kind = wanted_agent(machine_id, desired, facts, policy)
+    kind = wanted_agent(desired, facts, policy)
     if agents.is_wrong(facts, kind):
         return _boot_from_network(plan, policy.boot_timeout, desired, facts, now, policy)
     if kind is AgentKind.TALOS:
@@ -379,9 +384,9 @@ def _wipe_pause(failures: list[Record], policy: Policy) -> timedelta:
     return backoff.delay(len(failures), policy.wipe_retry_after, LONGEST_WIPE_PAUSE, spread=0)
 
 
-def _bmc_missing(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
+def _bmc_missing(desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
     plan = Plan(Phase.PREPARING, "bmc-missing", "wiped, but we know no BMC of it", BootMode.AGENT, PowerState.ON)
-    if agents.is_wrong(facts, wanted_agent(machine_id, desired, facts, policy)):
+    if agents.is_wrong(facts, wanted_agent(desired, facts, policy)):
         return _boot_from_network(plan, policy.boot_timeout, desired, facts, now, policy)
     return replace(plan, wake_at=bmc_set_up_allowed_at(facts) if policy.sets_up_bmc else None)
 
@@ -433,7 +438,7 @@ def _without_power_off(plan: Plan, desired: Desired, facts: Facts) -> Plan:
     return replace(plan, rule="power-off-requested", because=because, power=None, step=None if moves else plan.step)
 
 
-def _ready(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
+def _ready(desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
     runs = desired.preferred_power is PreferredPower.ON or sees_system(desired, facts)
     goal = PowerState.ON if runs else PowerState.OFF
     plan = Plan(Phase.READY, "ready", f"wiped and free: rests {goal.value}", BootMode.AGENT, goal)
@@ -446,7 +451,7 @@ def _ready(machine_id: str, desired: Desired, facts: Facts, now: datetime, polic
         return _power_off(plan, facts, now, policy)
     if goal is PowerState.ON and state is PowerState.OFF:
         return _power_on(plan, NextBoot.NETWORK, desired, facts, now)
-    if goal is PowerState.ON and agents.is_wrong(facts, wanted_agent(machine_id, desired, facts, policy)):
+    if goal is PowerState.ON and agents.is_wrong(facts, wanted_agent(desired, facts, policy)):
         return _boot_from_network(plan, policy.boot_timeout, desired, facts, now, policy)
     return plan
 

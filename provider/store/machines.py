@@ -105,7 +105,8 @@ class Edit:
 
     def plan_for(self, machine: Machine) -> lifecycle.Plan:
         """What is to be done with it, if it stands so."""
-        return lifecycle.decide(self.row.id, machine.desired, machine.facts, self.now, self.policy)
+        policy = self.policy.of(machine.identity.macs)
+        return lifecycle.decide(self.row.id, machine.desired, machine.facts, self.now, policy)
 
     def desire(self, wanted: Desired) -> None:
         """Replace the desired state."""

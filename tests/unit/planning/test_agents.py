@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, AgentKind, BootMode, Desired, Facts, Phase
 from provider.planning import agents, boot
 from provider.planning.agents import Choice
@@ -12,6 +13,7 @@ from tests.unit.planning.omni_world import INVENTORY, facts
 
 OURS, TALOS = AgentKind.BOOTWRIGHT, AgentKind.TALOS
 NEW, KNOWN = facts(), facts(inventory=INVENTORY)
+MAC, OTHER_MAC = MacAddress("52:54:00:00:00:01"), MacAddress("52:54:00:00:00:02")
 PENDING = Desired()
 ACCEPTED = Desired(acceptance=Acceptance.ACCEPTED)
 
@@ -24,9 +26,9 @@ ACCEPTED = Desired(acceptance=Acceptance.ACCEPTED)
             Choice(verified_wipe=True, inventory=True), ACCEPTED, KNOWN, False, OURS, id="no Talos, no matter"
         ),
         pytest.param(Choice(TALOS), PENDING, NEW, False, TALOS, id="the site's"),
-        pytest.param(Choice(machines={"m-1": TALOS}), PENDING, NEW, False, TALOS, id="the machine's own"),
-        pytest.param(Choice(TALOS, machines={"m-1": OURS}), ACCEPTED, KNOWN, True, OURS, id="the other way round"),
-        pytest.param(Choice(TALOS, machines={"m-2": OURS}), ACCEPTED, KNOWN, True, TALOS, id="another machine's"),
+        pytest.param(Choice(machines={MAC: TALOS}), PENDING, NEW, False, TALOS, id="the machine's own"),
+        pytest.param(Choice(TALOS, machines={MAC: OURS}), ACCEPTED, KNOWN, True, OURS, id="the other way round"),
+        pytest.param(Choice(TALOS, machines={OTHER_MAC: OURS}), ACCEPTED, KNOWN, True, TALOS, id="another machine's"),
         pytest.param(Choice(TALOS, inventory=True), ACCEPTED, NEW, False, OURS, id="inventory first"),
         pytest.param(Choice(TALOS, inventory=True), ACCEPTED, KNOWN, True, TALOS, id="there is one"),
         pytest.param(Choice(TALOS, inventory=True), PENDING, NEW, False, TALOS, id="not before acceptance"),
@@ -37,7 +39,8 @@ ACCEPTED = Desired(acceptance=Acceptance.ACCEPTED)
 )
 def test_wanted(choice: Choice, desired: Desired, known: Facts, wipes: bool, kind: AgentKind) -> None:
     """A machine boots an agent that the operator did not choose."""
-    assert agents.wanted("m-1", desired, known, choice, wipes=wipes) is kind
+    own = choice.of([MacAddress("52:54:00:00:00:09"), MAC])
+    assert agents.wanted(desired, known, own, wipes=wipes) is kind
 
 
 @pytest.mark.parametrize(("kind", "arguments"), [(TALOS, ("debug",)), (OURS, ())])
