@@ -15,6 +15,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from provider.wire import siderolink
 from provider.wire.cosi import Kind
 from provider.wire.protobuf import proto
 
@@ -29,7 +30,7 @@ INFRA_NAMESPACE = "infra-provider"
 EPHEMERAL_NAMESPACE = "infra-provider-ephemeral"
 """The same, in Omni's memory: empty after each start of Omni."""
 
-LABEL_PREFIX = "omni.sidero.dev/"
+LABEL_PREFIX = siderolink.LABEL_PREFIX
 """Of Omni's labels alone: a provider's own ones have any other."""
 LABEL_PROVIDER_ID = "omni.sidero.dev/infra-provider-id"
 LABEL_STATIC_PROVIDER = "omni.sidero.dev/is-static-infra-provider"

@@ -32,7 +32,10 @@ OUR_CA = "infra-provider-ca"
 LOG_NAMES = ("omni-kmsg", "siderolink-agent-kmsg-log")
 """What Omni and Sidero's own provider call the KmsgLogConfig that sends the kernel's log to Omni."""
 
-_PROVIDER_LABEL = "omni.sidero.dev/infra-provider-id"
+LABEL_PREFIX = "omni.sidero.dev/"
+"""Of labels that are Omni's to give."""
+
+_PROVIDER_LABEL = f"{LABEL_PREFIX}infra-provider-id"
 
 
 def omni_address() -> IPv6Address:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -465,3 +467,18 @@ def test_hundreds_of_machines(tmp_path: Path) -> None:
             assert created(rig) < len(machines) + 20, "a new connection writes what differs, and nothing else did"
 
     rigged(tmp_path, use)
+
+
+def test_an_old_omni_that_makes_no_join_documents(tmp_path: Path) -> None:
+    """Machines of an Omni from before ProviderJoinConfigs get no documents, or with a token that it does not take."""
+
+    async def use(rig: Rig) -> None:
+        async with rig.link():
+            await until(lambda: rig.side.desk.join_documents() is not None)
+            documents = rig.side.desk.join_documents()
+            assert documents is not None
+            (url,) = re.findall(r"apiUrl: (\S+)", documents.reveal())
+            await rig.omni.desk.provision(JoinRequest(uuid=MACHINE, token=unquote(url.partition("jointoken=")[2])))
+            await until(lambda: bool(rig.infra() and "bm.Bootwright" in rig.infra()["finalizers"]))
+
+    rigged(tmp_path, use, Options(old=True))

@@ -18,7 +18,7 @@ CLOCK_LIMIT = timedelta(minutes=5)
 
 SOON = timedelta(seconds=5)
 
-_NEW_KEY = "make a new key with: omnictl serviceaccount renew, or omnictl infraprovider create, and put it into manager.key_file"
+_NEW_KEY = "make a new key with: omnictl infraprovider renewkey ID, put it into manager.key_file, and restart"
 
 
 class ConflictError(TemporaryError):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from provider.domain.errors import BootwrightError, MalformedPacketError
+from provider.domain.secret import Secret
 from provider.kit import backoff
 from provider.kit.jsontypes import JsonObject
 from provider.manager.omni import presence
@@ -28,7 +29,7 @@ from provider.manager.omni.machines import Desk, MachineErrands, Outbox
 from provider.manager.omni.presence import DuplicateError, Heartbeat, Provider
 from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.manager.omni.view import View, WatchBrokenError
-from provider.wire import omni
+from provider.wire import cosi, omni, siderolink
 from provider.wire.cosi import EventType, Kind
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class OmniLink:
         self._machines = View()
         self._bmcs = View()
         self._joins = View()
+        self._parameters = View()
         self._connected = False
         self._last_error = ""
         self._failures = 0
@@ -144,16 +146,22 @@ class OmniLink:
                 group.create_task(errands.run(), name="omni errands")
                 bmcs = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
                 joins = Errands(self._keep_join, 1, what="join")
+                parameters = Errands(self._keep_parameters, 1, what="join parameters")
                 group.create_task(bmcs.run(), name="omni bmcs")
                 group.create_task(joins.run(), name="omni joins")
+                group.create_task(parameters.run(), name="omni join parameters")
                 group.create_task(
                     _follow(state, omni.INFRA_MACHINES, self._machines, errands.call, errands.call_missing),
                     name="omni machines",
                 )
                 group.create_task(_follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call), name="omni bmc configs")
-                group.create_task(
-                    _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call), name="omni join configs"
+                makes_documents = await state.get(cosi.RESOURCE_DEFINITIONS, omni.PROVIDER_JOIN_CONFIGS.name.lower())
+                following = (
+                    _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call)
+                    if makes_documents
+                    else _follow(state, omni.CONNECTION_PARAMS, self._parameters, parameters.call)
                 )
+                group.create_task(following, name="omni join configs")
         finally:
             await channel.close()
 
@@ -179,6 +187,26 @@ class OmniLink:
             log.error("omni.join_unreadable", error=str(error))
             return
         await self._desk.keep_join(join)
+
+    async def _keep_parameters(self, identity: str) -> None:
+        """An older Omni tells what the documents are made of, and leaves the making to us."""
+        resource = self._parameters.resources.get(identity)
+        if resource is None or identity != omni.SIDEROLINK_CONFIG_ID:
+            return
+        try:
+            told = omni.CONNECTION_PARAMS.read(resource)
+        except MalformedPacketError as error:
+            log.error("omni.join_unreadable", error=str(error))
+            return
+        parameters = siderolink.ConnectionParameters(
+            told.api_endpoint,
+            siderolink.join_token(Secret(told.join_token), self._us.id, "v1"),
+            told.events_port,
+            told.logs_port,
+            told.use_grpc_tunnel,
+        )
+        arguments, documents = siderolink.join_arguments(parameters), siderolink.join_documents(parameters)
+        await self._desk.keep_join(omni.JoinConfig(arguments, documents))
 
 
 async def _follow(
