@@ -92,7 +92,7 @@ def _stays_inside(name: str) -> None:
     demand("\\" not in name and name.isprintable(), f"the name has odd letters: {name!r}")
     asking = grub.machine_of(name)
     if asking is not None:
-        macs.parse(asking[1])
+        macs.parse(asking.mac)
 
 
 class _Download:

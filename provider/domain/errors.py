@@ -45,6 +45,10 @@ class TemporaryError(BootwrightError):
         self.retry_after = retry_after
 
 
+class UnderWayError(TemporaryError):
+    """Nothing is wrong: it is being made, and takes longer than one wants to wait."""
+
+
 class PermanentError(BootwrightError):
     """It will not work until somebody changes something; `hint` says what."""
 

@@ -1,5 +1,6 @@
 """
-Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without trust: it serves nothing secret.
+Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without trust: it serves nothing secret, but the token by
+which machines join Omni, which Talos can get in no other way.
 
 | Path | What |
 |---|---|
@@ -8,7 +9,11 @@ Boot HTTP: scripts and boot files for firmware, iPXE and kernels. Plain, without
 | `/failed?mac=...&stage=...&error=...` | nothing: a script tells that it failed, for the machine's events |
 | `/assets/PATH`, `/profiles/NAME/kernel`, `/profiles/NAME/initrd-N` | the files of the assets' manifest and of boot profiles |
 | `/profiles/PATH` | any other file below the folder `profiles_dir` of the settings |
+| `/talos/IMAGE/FILE` | a file of an image that an Image Factory made |
+| `/config?u=UUID` | the configuration of a machine that runs Talos: the same for all of them |
 | `/ca.pem` | the certificate that the kernel line pins |
+
+A machine whose Talos is not here yet gets a script that waits and asks again, with `&again=WORD`: its events tell it once.
 
 Files go out with ranges and ETags, always with a Content-Length, by sendfile. `?machine=ID` on a file
 says on whose behalf it is fetched; that and `/failed` are claims, good for a line in the machine's events and for nothing else.
@@ -17,8 +22,11 @@ says on whose behalf it is fetched; that and `/failed` are claims, good for a li
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -28,16 +36,17 @@ import structlog
 from aiohttp import web
 
 from provider.domain import mac as macs
-from provider.domain.errors import BootwrightError, PermanentError, RefusedError
+from provider.domain.errors import BootwrightError, PermanentError, RefusedError, TemporaryError, UnderWayError
 from provider.domain.inventory import FirmwareKind
 from provider.domain.mac import MacAddress
 from provider.domain.machine import BootMode, Evidence
+from provider.domain.secret import Secret
 from provider.http.files import BootFile, Outgoing
 from provider.http.static import StaticFolder
 from provider.planning import kernels
 from provider.planning.boot import BootDecision
 from provider.planning.identity import believable_uuid
-from provider.planning.kernels import BootPath, Caller, Site
+from provider.planning.kernels import BootPath, Caller, KernelBoot, Site
 from provider.wire import ipxe
 from provider.wire.ipxe import Image
 
@@ -49,6 +58,10 @@ DECISION_SECONDS = 30.0
 MOST_QUERY_CHARACTERS = 2048
 """What iPXE asks has 300; more than this is none of our scripts."""
 
+LEAST_WAIT_SECONDS = 2
+MOST_WAIT_SECONDS = 30
+"""Until a machine that waits for its Talos asks again."""
+
 MOST_EVIDENCE_CHARACTERS = 128
 
 _PROFILES = "profiles/"
@@ -59,14 +72,33 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Boots(Protocol):
     """Who decides; `reconcile.boots.BootDesk` does."""
 
-    async def decide(self, evidence: Evidence) -> BootDecision:
-        """What the machine with this evidence boots; raises BootwrightError."""
+    async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
+        """What the machine with this evidence boots, which may have been told to wait; raises BootwrightError."""
+
+    def note_waiting(self, machine_id: str, reason: str) -> None:
+        """A machine was told to wait."""
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         """A script failed."""
 
     def note_file(self, machine_id: str, file: str, bytes_: int, seconds: float) -> None:
         """A file was fetched on behalf of a machine."""
+
+
+class Talos(Protocol):
+    """Who knows what machines boot that run Talos; `talos.TalosBoots` does. TemporaryError: not yet; PermanentError: never."""
+
+    def configuration(self) -> Secret:
+        """What such a machine is configured with."""
+
+    async def choose(self, decision: BootDecision, caller: Caller, uuid: str, *, is_uefi: bool) -> KernelBoot:
+        """What it loads."""
+
+    def find(self, path: str) -> Path | None:
+        """A file of an image, by its path in URLs."""
+
+    def hold(self, path: str) -> AbstractContextManager[Path | None]:
+        """The same; it stays as long as this is open."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +119,19 @@ class Files:
         return await self.profiles.find(path.removeprefix(_PROFILES))
 
 
-def application(site: Site, files: Files, boots: Boots) -> web.Application:
+def application(site: Site, files: Files, boots: Boots, talos: Talos | None = None) -> web.Application:
     """The application; `listener.Listener` serves it."""
-    handlers = _Handlers(site, files, boots)
+    handlers = _Handlers(site, files, boots, talos)
     app = web.Application(client_max_size=1024, middlewares=[_errors])
     app.router.add_get("/boot.ipxe", handlers.bootstrap)
     app.router.add_get("/machine.ipxe", handlers.machine, allow_head=False)  # Each answer costs a ticket.
     app.router.add_get("/failed", handlers.failed, allow_head=False)
     app.router.add_get("/{path:(?:assets|profiles)/.+}", handlers.file)
     app.router.add_get("/ca.pem", handlers.ca)
+    if talos is not None:
+        images = _TalosHandlers(talos, handlers)
+        app.router.add_get("/config", images.configuration)
+        app.router.add_get("/{path:talos/[^/]+/[^/]+}", images.file)
     return app
 
 
@@ -114,11 +150,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Handlers:
-    def __init__(self, site: Site, files: Files, boots: Boots) -> None:
+    def __init__(self, site: Site, files: Files, boots: Boots, talos: Talos | None) -> None:
         self._site = site
         self._files = files
         self._boots = boots
         self._outgoing = Outgoing()
+        self._talos = talos
 
     async def bootstrap(self, request: web.Request) -> web.Response:
         return _script(ipxe.bootstrap_script(self._base(request)))
@@ -135,9 +172,10 @@ class _Handlers:
         except ValueError as error:
             log.info("boot.evidence_refused", source=request.remote, error=str(error))
             return web.Response(status=400, text=f"mac: {error}\n")
+        state = request.query.get("again", "")
         try:
             async with asyncio.timeout(DECISION_SECONDS):
-                decision = await self._boots.decide(evidence)
+                decision = await self._boots.decide(evidence, again=bool(state))
         except RefusedError as error:
             log.warning("boot.refused", mac=evidence.macs[0], error=str(error), hint=error.hint)
             return _script(ipxe.nothing_script("the provider refuses this machine"))
@@ -147,7 +185,10 @@ class _Handlers:
         except TimeoutError:
             log.warning("boot.undecided", mac=evidence.macs[0], error="no decision in time")
             return web.Response(status=503, text="the provider is too busy\n")
-        return _script(self._render(decision, evidence, request))
+        try:
+            return _script(await self._render(decision, evidence, request))
+        except TemporaryError as error:
+            return _script(self._wait(decision, evidence, request, error))
 
     async def failed(self, request: web.Request) -> web.Response:
         try:
@@ -164,18 +205,35 @@ class _Handlers:
         path = await self._files.find(request.match_info["path"])
         if path is None:
             raise web.HTTPNotFound(text="there is no such boot file\n")
-        return BootFile(path, self._outgoing, lambda size, seconds: self._fetched(request, path, size, seconds))
+        return self.send(request, path)
+
+    def send(
+        self,
+        request: web.Request,
+        path: Path,
+        hold: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> BootFile:
+        """A file, whose sending is noted; it stays where it is as long as what `hold` gives is open."""
+        return BootFile(path, self._outgoing, lambda size, seconds: self._fetched(request, path, size, seconds), hold)
 
     def _fetched(self, request: web.Request, path: Path, size: int, seconds: float) -> None:
         machine_id = request.query.get("machine")
         if machine_id and request.method == "GET":
             self._boots.note_file(machine_id, path.name, size, seconds)
 
-    def _render(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
+    def _wait(self, decision: BootDecision, evidence: Evidence, request: web.Request, error: TemporaryError) -> str:
+        """Have the machine ask again; its events tell it when what it waits for is another thing than before."""
+        state = "fetching" if isinstance(error, UnderWayError) else "waiting"
+        if request.query.get("again") != state:
+            self._boots.note_waiting(decision.machine_id, str(error))
+        seconds = max(LEAST_WAIT_SECONDS, min(MOST_WAIT_SECONDS, math.ceil(error.retry_after.total_seconds())))
+        return ipxe.waiting_script(str(error), self._base(request), evidence.macs[0], state, seconds)
+
+    async def _render(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
         try:
             match decision.mode:
                 case BootMode.AGENT | BootMode.INSTALL:
-                    return self._kernel_script(decision, evidence, request)
+                    return await self._kernel_script(decision, evidence, request)
                 case BootMode.DISK:
                     return ipxe.disk_script(decision.because, decision.hand_off)
                 case BootMode.NOTHING:
@@ -184,9 +242,13 @@ class _Handlers:
             log.error("boot.script_impossible", machine=decision.machine_id, error=str(error), hint=error.hint)
             return ipxe.nothing_script(f"no script can be made: {error}")
 
-    def _kernel_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
+    async def _kernel_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:
         caller = Caller(evidence.macs[0], request.query.get("buildarch", ""), IPv4Address(_local_address(request)))
-        chosen = kernels.choose(decision, caller, self._site)
+        if decision.runs_talos and self._talos is not None:
+            is_uefi = evidence.firmware is not FirmwareKind.BIOS
+            chosen = await self._talos.choose(decision, caller, evidence.uuid, is_uefi=is_uefi)
+        else:
+            chosen = kernels.choose(decision, caller, self._site)
         base, machine = self._base(request), ipxe.quoted(decision.machine_id)
 
         def image(file: BootPath) -> Image:
@@ -198,6 +260,30 @@ class _Handlers:
     def _base(self, request: web.Request) -> str:
         """Our own address as this client reached it; the Host header is the client's word and is not used."""
         return f"http://{_local_address(request)}:{self._site.http_port}"
+
+
+class _TalosHandlers:
+    """What there is besides where machines run Talos."""
+
+    def __init__(self, talos: Talos, handlers: _Handlers) -> None:
+        self._talos = talos
+        self._handlers = handlers
+
+    async def configuration(self, request: web.Request) -> web.Response:
+        try:
+            text = self._talos.configuration().reveal()
+        except TemporaryError as error:
+            log.warning("talos.config_missing", source=request.remote, error=str(error), hint=error.hint)
+            return web.Response(status=503, text=f"{error}\n")
+        log.info("talos.config_served", source=request.remote, uuid=believable_uuid(request.query.get("u", "")))
+        return web.Response(text=text, headers={"Cache-Control": "no-store"})
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        asked = request.match_info["path"]
+        path = self._talos.find(asked)
+        if path is None:
+            raise web.HTTPNotFound(text="there is no such image; boot the machine again\n")
+        return self._handlers.send(request, path, lambda: self._talos.hold(asked))
 
 
 def read_evidence(query: Mapping[str, str]) -> Evidence:

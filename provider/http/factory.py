@@ -24,16 +24,13 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError, TemporaryError
+from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError, TemporaryError, UnderWayError
 from provider.http.images import Image, Images, Staging
 from provider.kit import backoff
 from provider.planning.talos import TalosBoot
 from provider.wire import factory
 
 log = structlog.get_logger()
-
-DEFAULT_URL = "https://factory.talos.dev"
-DEFAULT_PXE_URL = "https://pxe.factory.talos.dev"
 
 MOST_FLIGHTS = 64
 """Under way or waiting for their turn; `_PARALLEL` of them use the network."""
@@ -97,8 +94,8 @@ class Factory:
         folder: Path,
         most_bytes: int,
         *,
-        url: str = DEFAULT_URL,
-        pxe_url: str = DEFAULT_PXE_URL,
+        url: str = factory.DEFAULT_URL,
+        pxe_url: str = factory.DEFAULT_PXE_URL,
         ca_file: Path | None = None,
         patience: Patience = Patience(),
     ) -> None:
@@ -158,7 +155,7 @@ class Factory:
             async with asyncio.timeout(self._patience.machine):
                 landed = await asyncio.shield(flight.landed)
         except TimeoutError:
-            raise TemporaryError(
+            raise UnderWayError(
                 f"Talos {key.version} {key.variant} is being fetched: {flight.received >> 20} MiB so far",
                 retry_after=self._patience.first_pause,
             ) from None

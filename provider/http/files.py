@@ -9,11 +9,13 @@ a descriptor that one of its transports owns. `./dev bench http` shows it beside
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
@@ -41,20 +43,29 @@ _SECONDS_IN_A_TURN = 0.02
 class BootFile(web.FileResponse):
     """A file that tells when it has gone out whole (bytes, seconds), and is not sent for ever to who hardly reads it."""
 
-    def __init__(self, path: Path, outgoing: Outgoing, sent: Callable[[int, float], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        outgoing: Outgoing,
+        sent: Callable[[int, float], None],
+        hold: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """The file stays where it is as long as what `hold` gives is open."""
         super().__init__(path)
         self.content_type = "application/octet-stream"
         self.content_length = 0  # Of an error; without a length, aiohttp sends its answer in chunks.
         self._outgoing = outgoing
         self._sent = sent
+        self._hold = hold
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send everything. aiohttp takes a lost connection as the end of it, whoever lost it."""
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            async with asyncio.timeout(LEAST_SECONDS + _size(self._path) / SLOWEST_BYTES_PER_SECOND):
-                writer = await super().prepare(request)
+            with self._hold():
+                async with asyncio.timeout(LEAST_SECONDS + _size(self._path) / SLOWEST_BYTES_PER_SECOND):
+                    writer = await super().prepare(request)
         except TimeoutError as error:
             log.info("boot.reader_cut_off", source=request.remote, file=self._path.name)
             if request.transport is not None:

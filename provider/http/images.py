@@ -100,6 +100,14 @@ class Images:
         """Wait for what is under way; blocks for a moment."""
         self._threads.close()
 
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all images."""
+        return sum(image.size for image in self._images.values())
+
     # --- finding ---
 
     def find(self, name: str) -> Image | None:
@@ -179,7 +187,7 @@ class Images:
             )
         self._staged += size  # At once: others that reserve meanwhile see it.
         try:
-            while self._staged + sum(image.size for image in self._images.values()) > self._most_bytes:
+            while self._staged + self.size > self._most_bytes:
                 await self._drop(self._least_used())
         except BaseException:
             self._staged -= size

@@ -76,6 +76,8 @@ class KernelBoot:
     kernel: BootPath
     initrds: tuple[BootPath, ...]
     arguments: tuple[str, ...]
+    is_unified: bool = False
+    """The kernel is a program of UEFI with RAM disk and signed command line inside."""
 
 
 def choose(decision: BootDecision, caller: Caller, site: Site) -> KernelBoot:

@@ -33,7 +33,7 @@ from provider.domain.machine import (
     PreferredPower,
     RecordKind,
 )
-from provider.planning import agents, lifecycle
+from provider.planning import agents, lifecycle, talos
 from provider.wire import omni as wire
 
 MOST_INSTALL_EVENTS = 2**63 - 1
@@ -74,7 +74,7 @@ class Seen:
 # --- from Omni -------------------------------------------------------------------------------------------------------
 
 
-def desired(seen: Seen | None, before: Desired, facts: Facts, *, token: str, profile: str = "talos") -> Desired:
+def desired(seen: Seen | None, before: Desired, facts: Facts, *, token: str, profile: str = talos.PROFILE) -> Desired:
     """
     What Omni wants, with a revision above that of `before` if it differs; `token` is the node unique token, sealed.
 

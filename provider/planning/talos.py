@@ -25,6 +25,11 @@ from provider.wire import siderolink
 AGENT_VERSION = "v1.13.7"
 """Talos under the agent, unless the settings say another."""
 
+PROFILE = "talos"
+"""The boot profile of machines that Omni allocates; it is in no settings."""
+
+AGENT_EXTENSION = "siderolabs/metal-agent"
+
 AGENT_EXTENSIONS = (
     "siderolabs/amd-ucode",
     "siderolabs/amdgpu-firmware",
@@ -33,7 +38,7 @@ AGENT_EXTENSIONS = (
     "siderolabs/i915-ucode",
     "siderolabs/intel-ice-firmware",
     "siderolabs/intel-ucode",
-    "siderolabs/metal-agent",
+    AGENT_EXTENSION,
     "siderolabs/qlogic-firmware",
     "siderolabs/realtek-firmware",
 )
@@ -139,7 +144,7 @@ def choose(mode: BootMode, machine: TalosMachine, site: TalosSite) -> TalosBoot:
         schematic=_schematic(
             site.agent_extensions if is_agent else machine.extensions, arguments if are_inside else ()
         ),
-        version=_agent_version(site.agent_version) if is_agent else _cluster_version(machine.version),
+        version=agent_version(site.agent_version) if is_agent else _cluster_version(machine.version),
         architecture=architecture,
         is_secure_boot=machine.is_secure_boot,
         arguments=arguments,
@@ -188,7 +193,13 @@ def _cluster_version(version: str) -> str:
     return _version(version)[0]
 
 
-def _agent_version(version: str) -> str:
+def agent_version(version: str) -> str:
+    """
+    Spell a version with its `v`.
+
+    Raises:
+        PermanentError: If it is none, or there is no agent for it.
+    """
     text, number = _version(version)
     if number < LEAST_AGENT_VERSION:
         least = ".".join(map(str, LEAST_AGENT_VERSION))

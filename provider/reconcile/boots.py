@@ -30,27 +30,31 @@ class BootDesk:
         ways: HandOffs,
         *,
         profiles: frozenset[str],
+        installs_talos: bool = False,
         ticket_lifetime: timedelta,
         install_ticket_lifetime: timedelta,
     ) -> None:
         self._machines = machines
         self._ways = ways
         self._profiles = profiles
+        self._installs_talos = installs_talos
         self._lifetimes = {BootMode.AGENT: ticket_lifetime, BootMode.INSTALL: install_ticket_lifetime}
 
-    async def decide(self, evidence: Evidence) -> BootDecision:
+    async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         """
-        Decide what the machine with this evidence boots.
+        Decide what the machine with this evidence boots; who asks `again`, because it was told to wait, is no news.
 
         Raises:
             RefusedError: If the evidence is of several machines at once.
             TemporaryError: If the store does not answer.
         """
         machine, (decision, handed) = await self._machines.identify(
-            evidence, lambda edit: self._serve(edit, evidence.macs[0])
+            evidence, lambda edit: self._serve(edit, evidence.macs[0], again=again)
         )
         self._ways.remember(machine.id, handed)
-        log.info("boot.script_served", machine=machine.id, mode=decision.mode.value, rule=decision.rule)
+        (log.debug if again else log.info)(
+            "boot.script_served", machine=machine.id, mode=decision.mode.value, rule=decision.rule
+        )
         return decision
 
     def note_file(self, machine_id: str, file: str, bytes_: int, seconds: float) -> None:
@@ -60,27 +64,33 @@ class BootDesk:
                 machine_id, "boot.file_served", file=file, bytes=bytes_, seconds=round(seconds, 3)
             )
 
+    def note_waiting(self, machine_id: str, reason: str) -> None:
+        """A machine was told to wait for what it is to boot."""
+        self._machines.note_machine(machine_id, "boot.postponed", reason=reason)
+
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         """A script told us that it failed, before it went on to the next boot device."""
         self._machines.note(mac, "boot.failed", step=stage, error=error)
 
-    def _serve(self, edit: Edit, mac: MacAddress) -> tuple[BootDecision, HandedOver | None]:
+    def _serve(self, edit: Edit, mac: MacAddress, *, again: bool) -> tuple[BootDecision, HandedOver | None]:
         """Decide, and write it down. In the thread of the store: it looks at what the desk knows, and changes none of it."""
         machine = edit.machine
-        decision = boot.decide(machine.id, edit.plan, machine.desired, self._profiles)
+        decision = boot.decide(
+            machine.id, edit.plan, machine.desired, self._profiles, installs_talos=self._installs_talos
+        )
         heard_at = self._machines.system_heard_at(machine.id)
         handed = self._ways.way(machine, decision.mode, mac, heard_at, edit.now)
         if handed is not None:
             decision = replace(decision, hand_off=handed.way)
         lifetime = self._lifetimes.get(decision.mode)
-        if lifetime is not None:
+        if lifetime is not None and not decision.runs_talos:
             purpose = tickets.INSTALL if decision.mode is BootMode.INSTALL else tickets.AGENT
             decision = replace(decision, ticket=edit.mint(purpose, lifetime))
-        _served(edit, decision)
+        _served(edit, decision, again=again)
         return decision, handed
 
 
-def _served(edit: Edit, decision: BootDecision) -> None:
+def _served(edit: Edit, decision: BootDecision, *, again: bool) -> None:
     """
     A machine that asks for a script is on.
 
@@ -90,6 +100,7 @@ def _served(edit: Edit, decision: BootDecision) -> None:
     edit.row.last_script_at = edit.now
     edit.row.last_script_mode = decision.mode.value
     edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "boot"
-    edit.note("boot.script_served", mode=decision.mode.value, rule=decision.rule)
+    if not again:
+        edit.note("boot.script_served", mode=decision.mode.value, rule=decision.rule)
     if decision.mode is BootMode.DISK:
         hand_offs.learn(edit, decision.hand_off)

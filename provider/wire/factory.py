@@ -14,6 +14,10 @@ from dataclasses import dataclass
 
 from provider.domain.errors import MalformedPacketError
 
+DEFAULT_URL = "https://factory.talos.dev"
+DEFAULT_PXE_URL = "https://pxe.factory.talos.dev"
+"""Where the public one has its scripts; one of your own has both at the same address."""
+
 SCHEMATIC_TYPE = "application/yaml"
 
 

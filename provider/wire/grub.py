@@ -3,7 +3,7 @@ GRUB scripts, made from plain values.
 
 They are for the distribution's signed network GRUB, which a shim starts: for Secure Boot, and for arm64, where Debian has
 no iPXE. That GRUB has TFTP but not HTTP, and loads no modules, so everything comes by TFTP and with its built-in commands
-(`source`, `linux`, `initrd`, `boot`, `search`, `chainloader`, `sleep`, `exit`).
+(`source`, `linux`, `initrd`, `boot`, `search`, `chainloader`, `sleep`, `test`, `exit`).
 
 Arguments of kernels are quoted with single quotes, between which GRUB knows nothing special; one that has such a quote in
 it, or is not printable ASCII, is refused, because a kernel that starts with another argument may do harm.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from provider.domain.errors import PermanentError
 
@@ -22,7 +23,7 @@ FIRST = "grub/grub.cfg"
 PAUSES = (1, 2, 4, 8, 16)
 """Seconds between tries."""
 
-_MACHINE = re.compile(r"grub/machine/([a-z0-9_]+)/([0-9a-f]{2}(?::[0-9a-f]{2}){5})")
+_MACHINE = re.compile(r"grub/machine/([a-z0-9_]+)/([0-9a-f]{2}(?::[0-9a-f]{2}){5})(?:/([a-z]+))?")
 
 _LOADERS = ("/EFI/BOOT/BOOTX64.EFI", "/EFI/BOOT/BOOTAA64.EFI")
 """
@@ -32,12 +33,19 @@ Secure Boot others may load and then fail to go on (edge case 56).
 
 
 def bootstrap_script() -> str:
-    """The same for every machine: ask again, saying who you are. A script that works does not come back."""
+    """
+    The same for every machine: ask again, saying who you are. A script that works does not come back; one that sets `waits` has
+    waited already, and wants to be asked for again at once. (`source` itself never fails, so its status tells nothing.)
+    """
     return _script(
         "set timeout=0",
         "echo 'Bootwright: asking what to boot'",
         f"for pause in {' '.join(map(str, PAUSES))}; do",
-        "  source $prefix/machine/$grub_cpu/$net_default_mac",
+        "  set waits=yes",
+        "  while test x$waits = xyes; do",
+        "    set waits=no",
+        "    source $prefix/machine/$grub_cpu/$net_default_mac$again",
+        "  done",
         "  sleep $pause",
         "done",
         "echo 'Bootwright: no answer, going on to the next boot device'",
@@ -45,10 +53,19 @@ def bootstrap_script() -> str:
     )
 
 
-def machine_of(path: str) -> tuple[str, str] | None:
-    """Who asks for the script at a path: processor as GRUB calls it (x86_64, arm64), and MAC address; None if nobody does."""
+@dataclass(frozen=True)
+class Asking:
+    """Who asks for a script: processor as GRUB calls it (x86_64, arm64), MAC address, and the word of `waiting_script`."""
+
+    build: str
+    mac: str
+    state: str = ""
+
+
+def machine_of(path: str) -> Asking | None:
+    """Who asks for the script at a path; None if nobody does."""
     found = _MACHINE.fullmatch(path)
-    return (found[1], found[2]) if found else None
+    return Asking(found[1], found[2], found[3] or "") if found else None
 
 
 def kernel_script(title: str, server: str, kernel: str, initrds: Sequence[str], arguments: Sequence[str]) -> str:
@@ -66,6 +83,29 @@ def kernel_script(title: str, server: str, kernel: str, initrds: Sequence[str], 
         *([f"  if initrd {' '.join(files[1:])}; then boot; fi"] if initrds else ["  boot"]),
         "fi",
         "echo 'Bootwright: it cannot be loaded'",
+    )
+
+
+def program_script(title: str, server: str, program: str) -> str:
+    """
+    Start a program of UEFI, which is a path on the TFTP server: a kernel with all that belongs to it inside.
+
+    Under Secure Boot its signature is the firmware's to judge: the key must be in its `db`, and a shim's list is of no use.
+    """
+    return _script(
+        f"echo 'Bootwright: {_shown(title)}'",
+        f"if chainloader {_quoted(f'(tftp,{server})/{program}')}; then boot; fi",
+        "echo 'Bootwright: it cannot be loaded'",
+    )
+
+
+def waiting_script(reason: str, state: str, seconds: int) -> str:
+    """Wait, and ask again; `state` is a word that comes back in the path, so that waiting is told once."""
+    return _script(
+        f"echo 'Bootwright: {_shown(reason)}, asking again in {seconds} s'",
+        f"set again=/{state}",
+        f"sleep {seconds}",
+        "set waits=yes",
     )
 
 

@@ -75,7 +75,7 @@ def bootstrap_script(base_url: str, *, is_autoexec: bool = False) -> str:
     return _script(
         *(("dhcp ||",) if is_autoexec else ()),
         "echo Bootwright: asking what to boot",
-        *_tried([_ask(base_url, "netX")]),
+        *_tried([_ask(base_url, "${netX/mac:hexhyp}")]),
         "echo Bootwright: no answer, trying each interface",
         *(line for number in range(INTERFACES) for line in _asked_from(base_url, number)),
         f":net{INTERFACES}",
@@ -84,9 +84,9 @@ def bootstrap_script(base_url: str, *, is_autoexec: bool = False) -> str:
     )
 
 
-def _ask(base_url: str, interface: str) -> str:
+def _ask(base_url: str, mac: str) -> str:
     query = "&".join(f"{name}={value}" for name, value in _EVIDENCE.items())
-    return f"chain --replace --autofree {base_url}/machine.ipxe?mac=${{{interface}/mac:hexhyp}}&{query}"
+    return f"chain --replace --autofree {base_url}/machine.ipxe?mac={mac}&{query}"
 
 
 def _asked_from(base_url: str, number: int) -> list[str]:
@@ -104,7 +104,7 @@ def _asked_from(base_url: str, number: int) -> list[str]:
         f"ifopen {name} || {following}",
         f"iflinkwait --timeout {_LINK_MILLISECONDS} {name} ||",
         f"dhcp {name} || {following}",
-        f"{_ask(base_url, name)} ||",
+        f"{_ask(base_url, f'${{{name}/mac:hexhyp}}')} ||",
         "set error ${errno}",
         _report(base_url, f"${{{name}/mac:hexhyp}}", "script"),
     ]
@@ -145,6 +145,22 @@ def kernel_script(
         "echo Bootwright: it cannot be loaded, going on to the next boot device",
         _report(base_url, mac, "kernel"),
         "imgfree",
+        _NEXT_DEVICE,
+    )
+
+
+def waiting_script(reason: str, base_url: str, mac: MacAddress, state: str, seconds: int) -> str:
+    """
+    Wait, and ask again as the machine with `mac`; `state` is a word that comes back with it, so that waiting is told once.
+
+    It waits for as long as we say so: what is waited for may take minutes, and no request of iPXE does.
+    """
+    return _script(
+        f"echo Bootwright: {_shown(reason)}, asking again in {seconds} s",
+        f"sleep {seconds}",
+        *_tried([f"{_ask(base_url, mac)}&again={state}"]),
+        "echo Bootwright: no answer, going on to the next boot device",
+        _report(base_url, mac, "script"),
         _NEXT_DEVICE,
     )
 

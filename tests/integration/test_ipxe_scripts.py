@@ -50,11 +50,14 @@ class Boots:
         self.asked: list[Evidence] = []
         self.failures: list[tuple[MacAddress, str, str]] = []
 
-    async def decide(self, evidence: Evidence) -> BootDecision:
+    async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         self.asked.append(evidence)
         if self.decision is None:
             raise TemporaryError("the store does not answer", retry_after=timedelta(seconds=1))
         return self.decision
+
+    def note_waiting(self, machine_id: str, reason: str) -> None:
+        raise AssertionError(f"{machine_id} waits for nothing here")
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         self.failures.append((mac, stage, error[:-2]))  # The rest is a line of iPXE's source, which differs.

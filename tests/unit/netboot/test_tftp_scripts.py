@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from provider.domain.errors import BootwrightError, RefusedError, TemporaryError
+from provider.domain.errors import BootwrightError, PermanentError, RefusedError, TemporaryError, UnderWayError
 from provider.domain.inventory import FirmwareKind
-from provider.domain.machine import BootMode, Evidence
+from provider.domain.machine import AgentKind, BootMode, Evidence
 from provider.domain.secret import Secret
 from provider.netboot.tftp_scripts import TftpScripts
 from provider.planning.boot import BootDecision
-from provider.planning.kernels import AgentImage, Profile, Site
+from provider.planning.kernels import AgentImage, BootPath, Caller, KernelBoot, Profile, Site
 
 MACHINE = "grub/machine/x86_64/52:54:00:12:34:56"
 SITE = Site(
@@ -32,8 +32,15 @@ class Boots:
         self.decision = decision
         self.asked: list[Evidence] = []
 
-    async def decide(self, evidence: Evidence) -> BootDecision:
+        self.again: list[bool] = []
+        self.waits: list[str] = []
+
+    def note_waiting(self, machine_id: str, reason: str) -> None:
+        self.waits.append(reason)
+
+    async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         self.asked.append(evidence)
+        self.again.append(again)
         if isinstance(self.decision, BootwrightError):
             raise self.decision
         return self.decision
@@ -98,3 +105,54 @@ def test_without_a_decision_it_shall_ask_again() -> None:
     """A store that is busy sends machines away for good."""
     with pytest.raises(OSError, match="cannot tell"):
         made(MACHINE, TemporaryError("busy", retry_after=timedelta(seconds=1)))
+
+
+TALOS = BootDecision("m-1", BootMode.AGENT, "rule", "because", agent=AgentKind.TALOS)
+
+
+class Talos:
+    """Has a kernel, or not yet."""
+
+    def __init__(self, found: KernelBoot | BootwrightError) -> None:
+        self.found = found
+
+    async def choose(self, decision: BootDecision, caller: Caller, uuid: str, *, is_uefi: bool) -> KernelBoot:
+        assert (uuid, is_uefi) == ("${uuid}", True)
+        if isinstance(self.found, BootwrightError):
+            raise self.found
+        return self.found
+
+
+def talos_script(name: str, found: KernelBoot | BootwrightError) -> tuple[str, Boots]:
+    boots = Boots(TALOS)
+    content = asyncio.run(TftpScripts(SITE, boots, Talos(found)).make(name, "10.77.0.1"))
+    return (content or b"").decode(), boots
+
+
+def test_talos() -> None:
+    """A machine that only GRUB boots (arm64) gets our agent where it should get Talos."""
+    kernel, disk = BootPath("kernel", "talos/x/kernel"), BootPath("initrd-0", "talos/x/initrd-0")
+    script, _ = talos_script(MACHINE, KernelBoot("Talos", kernel, (disk,), ("talos.config=http://x?u=${uuid}",)))
+    assert "linux '(tftp,10.77.0.1)/talos/x/kernel' 'talos.config=http://x?u=${uuid}'" in script
+    assert "initrd '(tftp,10.77.0.1)/talos/x/initrd-0'" in script
+    signed, _ = talos_script(MACHINE, KernelBoot("Talos", kernel, (), (), is_unified=True))
+    assert "chainloader '(tftp,10.77.0.1)/talos/x/kernel'" in signed
+
+
+def test_talos_that_is_under_way() -> None:
+    """A machine goes to its disk while its kernel is fetched, or its events have a line for each time that it asks."""
+    soon = timedelta(seconds=5)
+    first, boots = talos_script(MACHINE, UnderWayError("1 MiB", retry_after=soon))
+    assert (boots.again, boots.waits) == ([False], ["1 MiB"])
+    assert "set again=/fetching" in first
+    _, boots = talos_script(f"{MACHINE}/fetching", UnderWayError("2 MiB", retry_after=soon))
+    assert (boots.again, boots.waits) == ([True], [])
+    later, boots = talos_script(f"{MACHINE}/fetching", TemporaryError("the factory is away", retry_after=soon))
+    assert boots.waits == ["the factory is away"]
+    assert "set again=/waiting" in later
+
+
+def test_talos_that_will_never_be() -> None:
+    """A machine asks for ever for a version that does not exist."""
+    script, _ = talos_script(MACHINE, PermanentError("no such version"))
+    assert "no script can be made: no such version, nothing to boot from here" in script

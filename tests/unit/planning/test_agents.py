@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, AgentKind, BootMode, Desired, Facts, Phase
+from provider.domain.machine import Acceptance, AgentKind, Allocation, BootMode, Desired, Facts, Phase
 from provider.planning import agents, boot
 from provider.planning.agents import Choice
 from provider.planning.lifecycle import Plan
@@ -49,3 +49,25 @@ def test_boot_decision(kind: AgentKind, arguments: tuple[str, ...]) -> None:
     plan = Plan(Phase.PENDING, "pending", "", BootMode.AGENT, None, agent=kind)
     decision = boot.decide("m-1", plan, Desired(agent_arguments=("debug",)), frozenset())
     assert (decision.agent, decision.arguments) == (kind, arguments)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "profiles", "installs_talos", "mode", "version"),
+    [
+        (Allocation("talos", "1.13.7", ("a=1",), extensions=("x",)), set(), True, BootMode.INSTALL, "1.13.7"),
+        (Allocation("talos", "1.13.7"), set(), False, BootMode.NOTHING, ""),
+        (Allocation("talos", ""), set(), True, BootMode.NOTHING, ""),
+        (Allocation("talos", "1"), {"talos"}, False, BootMode.INSTALL, ""),
+        (Allocation("debian", "12"), {"debian"}, True, BootMode.INSTALL, ""),
+    ],
+)
+def test_installation(
+    allocation: Allocation, profiles: set[str], installs_talos: bool, mode: BootMode, version: str
+) -> None:
+    """An operator's own profile becomes an Image Factory's business, or Omni's allocation a kernel that nobody has."""
+    plan = Plan(Phase.INSTALLING, "install", "", BootMode.INSTALL, None)
+    desired = Desired(allocation=allocation)
+    decision = boot.decide("m-1", plan, desired, frozenset(profiles), installs_talos=installs_talos)
+    assert (decision.mode, decision.version, decision.runs_talos) == (mode, version, bool(version))
+    if version:
+        assert (decision.profile, decision.arguments, decision.extensions) == ("talos", ("a=1",), ("x",))

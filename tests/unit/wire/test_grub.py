@@ -12,6 +12,7 @@ from provider.domain import mac as macs
 from provider.domain.errors import PermanentError
 from provider.domain.mac import MacAddress
 from provider.wire import grub
+from provider.wire.grub import Asking
 
 MAC = MacAddress("52:54:00:12:34:56")
 
@@ -20,7 +21,8 @@ def test_bootstrap_asks_for_the_path_that_we_serve() -> None:
     """GRUB asks for a name that nobody knows."""
     asks = next(line.split()[1] for line in grub.bootstrap_script().splitlines() if line.lstrip().startswith("source"))
     name = asks.replace("$prefix", "grub").replace("$grub_cpu", "arm64").replace("$net_default_mac", MAC)
-    assert grub.machine_of(name) == ("arm64", MAC)
+    assert grub.machine_of(name.replace("$again", "")) == Asking("arm64", MAC)
+    assert grub.machine_of(name.replace("$again", "/fetching")) == Asking("arm64", MAC, "fetching")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_nobody_asks(name: str) -> None:
 def test_whoever_asks_has_a_mac_address(name: str) -> None:
     """Anybody can cause a traceback by asking for a script with something that is nearly a MAC address (invariant 7)."""
     asking = grub.machine_of(name)
-    assert asking is None or macs.parse(asking[1]) == asking[1]
+    assert asking is None or macs.parse(asking.mac) == asking.mac
 
 
 def test_kernel() -> None:
@@ -93,3 +95,23 @@ def test_no_text_becomes_a_command(text: str) -> None:
         greeting = script.splitlines()[0]
         assert re.fullmatch(r"echo '[A-Za-z0-9 .,:/()_-]*'", greeting)
         assert script.endswith("exit\n")
+
+
+def test_waiting() -> None:
+    """A machine that waits for its kernel goes on to its disk, or asks without a pause."""
+    script = grub.waiting_script("it's on its way", "fetching", 7).splitlines()
+    assert script == [
+        "echo 'Bootwright: its on its way, asking again in 7 s'",
+        "set again=/fetching",
+        "sleep 7",
+        "set waits=yes",
+    ]
+    first = grub.bootstrap_script()
+    assert "while test x$waits = xyes; do" in first
+    assert first.index("set waits=no") < first.index("source ") < first.index("sleep $pause")
+
+
+def test_program() -> None:
+    """A unified kernel image is started as a kernel, which it is not."""
+    script = grub.program_script("Talos", "10.77.0.1", "talos/x/kernel")
+    assert "if chainloader '(tftp,10.77.0.1)/talos/x/kernel'; then boot; fi" in script

@@ -63,7 +63,21 @@ def test_only_one_interface_is_open() -> None:
         assert script[script.index(f"ifopen net{number} || goto net{number + 1}") - 1] == "ifclose ||"
 
 
-@pytest.mark.parametrize("script", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [], [])])
+def test_waiting() -> None:
+    """A machine asks again at once, as somebody else, or with a word that makes another line in its events each time."""
+    script = lines(ipxe.waiting_script("Talos || ${x} is on its way", BASE, MAC, "fetching", 7))
+    assert script[0] == "echo Bootwright: Talos  x is on its way, asking again in 7 s"
+    assert script[1] == "sleep 7"
+    (chain,) = (line for line in script if line.startswith("chain"))
+    assert chain.startswith(f"chain --replace --autofree {BASE}/machine.ipxe?mac={MAC}&uuid=${{uuid}}&")
+    assert "&again=fetching || goto wait_" in chain
+    assert script[-1] == "exit 1"
+
+
+WAITING = ipxe.waiting_script("x", BASE, MAC, "waiting", 2)
+
+
+@pytest.mark.parametrize("script", [ipxe.bootstrap_script(BASE), kernel_script(KERNEL, [], []), WAITING])
 def test_failure_is_reported(script: str) -> None:
     """A machine gives up, and only its screen says so."""
     *_, report = (line for line in lines(script) if line.startswith("imgfetch"))
