@@ -17,10 +17,11 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import uvloop
@@ -62,7 +63,7 @@ from provider.reconcile.firmwares import Choice, Firmwares
 from provider.reconcile.forgetting import Forgetter
 from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
-from provider.reconcile.operators import OperatorDesk
+from provider.reconcile.operators import Decides, OperatorDesk
 from provider.reconcile.worker import Workers
 from provider.settings import load
 from provider.settings.models import (
@@ -70,6 +71,8 @@ from provider.settings.models import (
     DhcpMode,
     InterfaceSettings,
     LeaseSettings,
+    NativeManager,
+    OmniManager,
     ReservationSettings,
     Settings,
 )
@@ -83,6 +86,9 @@ from provider.store.sealing import Sealer
 from provider.store.tickets import TicketStore
 from provider.wire import pxe
 from provider.wire.tftp_transfer import Limits
+
+if TYPE_CHECKING:
+    from provider.sidero import Sidero
 
 log = structlog.get_logger()
 
@@ -99,6 +105,8 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log.level, settings.log.format)
     if problems := load.check(settings):
         raise SettingsError("\n".join(problems), hint="mend the configuration file, or put the files in their place")
+    settings = load.identified(settings)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # Else it writes to standard error what we log ourselves.
     _raise_file_limit()
     with _state_folder(settings.provider.state_dir):
         uvloop.run(_run(settings))
@@ -113,6 +121,16 @@ async def _run(settings: Settings) -> None:
         await daemon.run()
     finally:
         database.close()
+
+
+class _ManagerLink(Protocol):
+    """The outbound link to a manager of any kind."""
+
+    def status(self) -> JsonObject:
+        """For `bootwright status`."""
+
+    async def run(self) -> None:
+        """Keep it up for ever; no failure of it ends the daemon."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,7 @@ class Daemon:
         self._assets = manifest.verify(settings.assets_dir)
         self._own_boot_files = {} if settings.boot_files is None else boot_files.find(settings.boot_files)
         store = MachineStore(database, _policy(settings), utc_now)
+        self._outbox = Outbox(database, store.outbox_rang)
         tickets = TicketStore(database, utc_now)
         self._machines = Machines(store)
         self._bmcs = BmcStore(database, sealer)
@@ -147,29 +166,28 @@ class Daemon:
             self._machines,
             self._hand_offs(),
             profiles=frozenset(settings.profiles),
+            installs_talos=isinstance(settings.manager, OmniManager),
             ticket_lifetime=settings.agent.ticket_lifetime,
             install_ticket_lifetime=settings.agent.install_ticket_lifetime,
         )
-        self._link = self._manager_link(Outbox(database, store.outbox_rang))
-        operator_desk = OperatorDesk(
-            self._machines,
-            self._bmcs,
-            self._powers,
-            manager_url=None if settings.manager is None else settings.manager.url,
-            status=self._status,
-        )
         self._workers = Workers(self._machines, self._bmcs, self._powers, clock=utc_now)
+        self._sidero = self._sidero_side(database, sealer, authority)
+        self._link: _ManagerLink | None = None
+        operator_desk = OperatorDesk(
+            self._machines, self._bmcs, self._powers, decides=_who_decides(settings), status=self._status
+        )
         leases = LeaseStore(database)
         self._addresses = AddressDesk(leases, lambda address: self._dhcp.leases_here(address), utc_now)
         self._firmwares = self._learn_firmwares(FirmwareStore(database))
         behind_relays = {subnet.network: _leasing(subnet) for subnet in settings.network.subnets}
         self._dhcp = DhcpServer(behind_relays, leases, self._addresses, self._firmwares, utc_now)
         site = self._site(authority)
-        self._tftp = self._tftp_server(TftpScripts(site, boots))
+        talos = None if self._sidero is None else self._sidero.boots
+        self._tftp = self._tftp_server(TftpScripts(site, boots, talos))
         self._advertiser = RouterAdvertiser(self._dhcp.booted_since, utc_now)
         folder = None if settings.profiles_dir is None else StaticFolder(settings.profiles_dir)
         files = boot.Files(authority.ca_pem, self._files(), folder)
-        self._boot_http = Listener("boot HTTP server", boot.application(site, files, boots))
+        self._boot_http = Listener("boot HTTP server", boot.application(site, files, boots, talos))
         agent_app = agents.application(self._agent_desk)
         self._agent_https = Listener("agent HTTPS server", agent_app, tls=authority.server_context())
         self._operator_api = Listener("operator API", operators.application(operator_desk, self._addresses))
@@ -188,6 +206,7 @@ class Daemon:
         await self._agent_desk.load()
         await self._addresses.load()
         await self._firmwares.load()
+        self._link = await self._manager_link()
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
         await self._interfaces.start()
@@ -215,7 +234,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._images_open(), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_named(run), name=name) for run, name in components]
                 _tune_interpreter()
                 notify.notify("READY=1")
@@ -228,7 +247,25 @@ class Daemon:
             await self._powers.close()
         log.info("daemon.stopped")
 
+    @contextlib.asynccontextmanager
+    async def _images_open(self) -> AsyncIterator[None]:
+        """While we serve: the images of Talos, and what fetches more of them."""
+        if self._sidero is None:
+            yield
+            return
+        async with self._sidero.factory:
+            yield
+
     # --- building ---
+
+    def _sidero_side(self, database: Database, sealer: Sealer, authority: Authority) -> Sidero | None:
+        if not self._settings.has_talos:
+            return None
+        from provider import sidero
+
+        return sidero.Sidero(
+            self._settings, database, sealer, authority, self._machines, self._bmcs, self._workers, utc_now
+        )
 
     def _follow_interfaces(self) -> Interfaces:
         wanted = [self._wanted(each) for each in self._settings.network.interfaces]
@@ -317,7 +354,7 @@ class Daemon:
         return TftpServer(
             tftp.port,
             single_port=tftp.single_port,
-            files={**self._files(), **_with_layer(self._boot_files())}.get,
+            files=self._tftp_files(),
             scripts=scripts.make,
             limits=Limits(
                 block_size=tftp.block_size,
@@ -346,10 +383,22 @@ class Daemon:
             },
         )
 
-    def _manager_link(self, outbox: Outbox) -> ManagerLink | None:
+    def _tftp_files(self) -> Callable[[str], Path | None]:
+        files = {**self._files(), **_with_layer(self._boot_files())}
+        if self._sidero is None:
+            return files.get
+        images = self._sidero.boots
+        return lambda path: files.get(path) or images.find(path)
+
+    async def _manager_link(self) -> _ManagerLink | None:
         manager = self._settings.manager
-        if manager is None:
+        if isinstance(manager, NativeManager):
+            return self._native_link(manager)
+        if self._sidero is None:
             return None
+        return await self._sidero.link(self._outbox, self._version, self._what_waits)
+
+    def _native_link(self, manager: NativeManager) -> ManagerLink:
         return ManagerLink(
             url=manager.url,
             token=manager.token_file.read_text(encoding="utf-8").strip(),
@@ -358,9 +407,13 @@ class Daemon:
             provider=self._settings.provider.id,
             version=self._version,
             labels=self._settings.provider.labels,
-            outbox=outbox,
+            outbox=self._outbox,
             desk=ManagerDesk(self._machines),
         )
+
+    def _what_waits(self) -> str:
+        """What ails the provider, for its manager."""
+        return "; ".join(problem.reason for problem in self._interfaces.problems())
 
     def _status(self) -> JsonObject:
         modes = {each.name: each.dhcp.value for each in self._settings.network.interfaces}
@@ -368,6 +421,7 @@ class Daemon:
             "provider": self._settings.provider.id,
             "version": self._version,
             "manager": None if self._link is None else self._link.status(),
+            **({} if self._sidero is None else {"talos": self._sidero.status()}),
             "interfaces": [{**each, "dhcp": modes[str(each["name"])]} for each in self._interfaces.status()],
         }
 
@@ -450,7 +504,7 @@ def _reservation(settings: ReservationSettings) -> Reservation:
 
 
 def _policy(settings: Settings) -> Policy:
-    return Policy(
+    site = Policy(
         poll_interval=settings.power.poll_interval,
         minimum_reboot_interval=settings.power.minimum_reboot_interval,
         boot_timeout=settings.power.boot_timeout,
@@ -458,6 +512,23 @@ def _policy(settings: Settings) -> Policy:
         wipe_attempts=settings.wipe.attempts,
         wipe_retry_after=settings.wipe.retry_after,
     )
+    if not settings.has_talos:
+        return site
+    from provider import sidero
+
+    return sidero.policy(settings, site)
+
+
+def _who_decides(settings: Settings) -> Decides | None:
+    """Who says what happens to machines, if not the operator here."""
+    match settings.manager:
+        case NativeManager(url=url):
+            return Decides(url, "do it there (reference manager: bootwright manager accept|allocate|release|wipe ID)")
+        case OmniManager(endpoint=endpoint):
+            return Decides(
+                endpoint, "do it in Omni: its web page or omnictl accept machines, and clusters allocate them"
+            )
+    return None
 
 
 def _assignment(settings: BmcSettings) -> BmcAssignment:

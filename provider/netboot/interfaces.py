@@ -102,6 +102,11 @@ class Interfaces:
         self._watch.close()
         self._close(self._open)
 
+    def problems(self) -> list[Problem]:
+        """What machines cannot boot without, on any interface."""
+        missing = [station.waits_for for station in self._stations]
+        return [*filter(None, missing), *(failure.problem for failure in self._failed.values())]
+
     def status(self) -> list[JsonObject]:
         """Each interface: whether it is served, or what it waits for."""
         return [self._status(station) for station in self._stations]

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from provider.domain.bmc import PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
@@ -31,6 +31,14 @@ from provider.store.machines import Edit
 _ACTIONS = {"on": PowerAction.ON, "off": PowerAction.OFF, "cycle": PowerAction.CYCLE}
 
 
+@dataclass(frozen=True)
+class Decides:
+    """The manager that decides in an operator's place, and how one gets it to."""
+
+    where: str
+    hint: str
+
+
 class OperatorDesk:
     """What `http.operators` calls; results are JSON values."""
 
@@ -40,13 +48,13 @@ class OperatorDesk:
         bmcs: BmcStore,
         powers: Powers,
         *,
-        manager_url: str | None,
+        decides: Decides | None,
         status: Callable[[], JsonObject],
     ) -> None:
         self._machines = machines
         self._bmcs = bmcs
         self._powers = powers
-        self._manager_url = manager_url
+        self._decides = decides
         self._status = status
 
     async def status(self) -> JsonObject:
@@ -153,10 +161,9 @@ class OperatorDesk:
         return {"id": machine.id, "state": state.value, "wanted": None if plan.power is None else plan.power.value}
 
     async def _desire(self, wanted: str, change: Callable[[Desired], Desired]) -> JsonObject:
-        if self._manager_url is not None:
+        if self._decides is not None:
             raise RefusedError(
-                f"the manager at {self._manager_url} decides what happens to machines",
-                hint="do it there (reference manager: bootwright manager accept|allocate|release|wipe ID)",
+                f"the manager at {self._decides.where} decides what happens to machines", hint=self._decides.hint
             )
 
         def edit(edit: Edit) -> None:

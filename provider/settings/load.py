@@ -8,6 +8,7 @@ socket is bound.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +17,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from provider.domain.errors import SettingsError
-from provider.settings import plain_yaml
-from provider.settings.models import BmcSettings, KernelProfile, ManagerSettings, Settings
+from provider.domain.errors import PermanentError, SettingsError
+from provider.settings import plain_yaml, talos_documents
+from provider.settings.models import (
+    MANAGERS,
+    BmcSettings,
+    KernelProfile,
+    ManagerSettings,
+    NativeManager,
+    OmniManager,
+    Settings,
+    TalosSettings,
+)
+from provider.wire import sidero_auth
 
 _Place = tuple[str | int, ...]
 
@@ -72,10 +83,49 @@ def check(settings: Settings) -> list[str]:
     for number, bmc in enumerate(settings.bmcs):
         if bmc.password_file is not None:
             problems += _unreadable(f"bmcs[{number}].password_file", bmc.password_file)
-    if settings.manager is not None:
-        problems += _unreadable("manager.token_file", settings.manager.token_file)
-        if settings.manager.ca_file is not None:
-            problems += _unreadable("manager.ca_file", settings.manager.ca_file)
+    match settings.manager:
+        case NativeManager(token_file=token_file):
+            problems += _unreadable("manager.token_file", token_file)
+        case OmniManager(key_file=key_file):
+            problems += _unreadable("manager.key_file", key_file) or _unusable_key(settings, key_file)
+    if settings.manager is not None and settings.manager.ca_file is not None:
+        problems += _unreadable("manager.ca_file", settings.manager.ca_file)
+    if settings.has_talos:
+        problems += _talos_problems(settings.talos)
+    return problems
+
+
+def identified(settings: Settings) -> Settings:
+    """The settings of a provider that knows its id: with Omni, it is in the key. Call it after `check`."""
+    if not isinstance(settings.manager, OmniManager):
+        return settings
+    account = sidero_auth.read_service_account(settings.manager.key_file.read_text(encoding="utf-8"))
+    return settings.model_copy(update={"provider": settings.provider.model_copy(update={"id": account.provider_id})})
+
+
+def _unusable_key(settings: Settings, key_file: Path) -> list[str]:
+    try:
+        account = sidero_auth.read_service_account(key_file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        return [f"manager.key_file: {key_file} is not text"]
+    except PermanentError as error:
+        return [f"manager.key_file: {error}; {error.hint}"]
+    chosen = settings.provider.id
+    if "id" in settings.provider.model_fields_set and chosen != account.provider_id:
+        key_says = f"provider.id: it is {chosen!r}, and the key in {key_file} is of {account.provider_id!r}"
+        return [f"{key_says}: leave provider.id out, or make a key for it with: omnictl infraprovider create {chosen}"]
+    return []
+
+
+def _talos_problems(talos: TalosSettings) -> list[str]:
+    problems = []
+    if talos.factory_ca_file is not None:
+        problems += _unreadable("talos.factory_ca_file", talos.factory_ca_file)
+    if talos.extra_machine_configuration is not None:
+        try:
+            talos_documents.load(talos.extra_machine_configuration)
+        except SettingsError as error:
+            problems.append(f"talos.extra_machine_configuration: {error}")
     return problems
 
 
@@ -85,8 +135,11 @@ def _exposed(settings: Settings, file: Path) -> Iterator[tuple[str, str]]:
     for number, bmc in enumerate(settings.bmcs):
         if bmc.password_file is not None:
             private[f"bmcs[{number}].password_file"] = bmc.password_file
-    if settings.manager is not None:
-        private["manager.token_file"] = settings.manager.token_file
+    match settings.manager:
+        case NativeManager(token_file=token_file):
+            private["manager.token_file"] = token_file
+        case OmniManager(key_file=key_file):
+            private["manager.key_file"] = key_file
     for name, folder in (("boot_files", settings.boot_files), ("profiles_dir", settings.profiles_dir)):
         for what, path in private.items():
             if folder is not None and path.resolve().is_relative_to(folder.resolve()):
@@ -116,13 +169,24 @@ def _unservable(where: str, file: Path) -> list[str]:
 
 
 def _problem(path: Path, lines: dict[_Place, int], details: ErrorDetails) -> str:
-    place = tuple(details["loc"])
-    return f"{path}:{_nearest(lines, place)}: {_spelled(place)}: {_plain(place, details)}"
+    found = tuple(details["loc"])
+    # pydantic puts the kind of a manager between its section and its setting, where the file has nothing.
+    place = (found[0], *found[2:]) if len(found) > 1 and found[0] == "manager" else found
+    said = _plain(found, details)
+    if not place and (
+        named := re.fullmatch(r"([a-z_.]+): (.+)", said)
+    ):  # A rule of several sections names the one to mend.
+        place, said = tuple(named[1].split(".")), named[2]
+    return f"{path}:{_nearest(lines, place)}: {_spelled(place)}: {said}"
 
 
 def _plain(place: _Place, details: ErrorDetails) -> str:
     """pydantic's finding in words that somebody who never heard of pydantic understands."""
     match details["type"]:
+        case "extra_forbidden" if (other := _other_kind(place)) is not None:
+            return f"is a setting of kind: {other}, and this manager is of kind: {place[1]}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"kind is {' or '.join(MANAGERS)}"
         case "extra_forbidden":
             near = difflib.get_close_matches(str(place[-1]), _siblings(place), n=1)
             return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
@@ -132,15 +196,25 @@ def _plain(place: _Place, details: ErrorDetails) -> str:
             return str(details["ctx"]["error"])
         case _:
             shown = repr(details["input"])
-            seen = f", not {shown}" if len(shown) < 60 and "password" not in str(place[-1]) else ""
+            is_secret = "password" in str(place[-1]) or "@" in shown
+            seen = f", not {shown}" if len(shown) < 60 and not is_secret else ""
             return details["msg"][:1].lower() + details["msg"][1:] + seen
+
+
+def _other_kind(place: _Place) -> str | None:
+    """The kind of manager that has the setting."""
+    if place[0] != "manager" or len(place) != 3:
+        return None
+    return next((kind for kind, model in MANAGERS.items() if place[2] in model.model_fields), None)
 
 
 def _siblings(place: _Place) -> list[str]:
     """The names that would be right where `place` stands."""
     model: Any = Settings
     for part in place[:-1]:
-        if (
+        if place[0] == "manager" and part in MANAGERS:
+            model = MANAGERS[str(part)]
+        elif (
             isinstance(part, str)
             and isinstance(model, type)
             and issubclass(model, BaseModel)
@@ -225,7 +299,12 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
         return one.model_copy(update={"password_file": maybe(one.password_file)})
 
     def manager(one: ManagerSettings) -> ManagerSettings:
-        return one.model_copy(update={"token_file": at(one.token_file), "ca_file": maybe(one.ca_file)})
+        own = {"token_file": at(one.token_file)} if isinstance(one, NativeManager) else {"key_file": at(one.key_file)}
+        return one.model_copy(update={**own, "ca_file": maybe(one.ca_file)})
+
+    def talos(one: TalosSettings) -> TalosSettings:
+        files = ("factory_ca_file", "cache_dir", "extra_machine_configuration")
+        return one.model_copy(update={name: maybe(getattr(one, name)) for name in files})
 
     return settings.model_copy(
         update={
@@ -237,5 +316,6 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
             "profiles": {name: profile(one) for name, one in settings.profiles.items()},
             "bmcs": tuple(bmc(one) for one in settings.bmcs),
             "manager": None if settings.manager is None else manager(settings.manager),
+            "talos": talos(settings.talos),
         }
     )

@@ -16,15 +16,26 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from provider.domain import mac
-from provider.domain.machine import HandOff
-from provider.planning import identity
+from provider.domain.errors import PermanentError
+from provider.domain.machine import AgentKind, HandOff
+from provider.planning import identity, talos
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Style
 from provider.planning.subnets import not_leasable
-from provider.wire import dhcp
+from provider.wire import dhcp, factory, siderolink
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -41,8 +52,20 @@ def _duration(value: object) -> object:
     raise ValueError("write a duration as 30s, 15m, 1h or 2d")
 
 
+_SIZE_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", value.strip())
+        if match:
+            return int(float(match[1]) * _SIZE_UNITS[match[2]])
+    raise ValueError("write a size as 500MB, 20GB or 1TB")
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[int, BeforeValidator(_size)]
 Mac = Annotated[str, AfterValidator(mac.parse)]
 
 
@@ -56,11 +79,12 @@ class ProviderSettings(Model):
     """Who this provider is."""
 
     id: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    """Name of this provider at the manager. Default: the host name. Changing it makes a new provider there."""
+    """Name of this provider at the manager. Default: the host name; with Omni, what the key says. Changing it makes a new
+    provider there."""
     state_dir: Path = Path("/var/lib/bootwright")
     """Folder for the database, the CA and the key that encrypts secrets. Created with mode 0700."""
     labels: dict[str, str] = {}
-    """Free labels of the site (`site: ams1`), reported to the manager."""
+    """Free labels of the site (`site: ams1`), reported to the manager. Omni's machine classes select on them."""
 
 
 class DhcpMode(StrEnum):
@@ -329,8 +353,15 @@ class BootHttpSettings(Model):
     port: Port = 8080
 
 
+class AgentChoiceSettings(Model):
+    """The agent of the machine with one of its MAC addresses."""
+
+    mac: Mac
+    kind: AgentKind
+
+
 class AgentSettings(Model):
-    """The HTTPS server that the agent reports to."""
+    """Which agent machines wait in, and the HTTPS server that ours reports to."""
 
     port: Port = 8443
     ticket_lifetime: Duration = timedelta(minutes=15)
@@ -340,7 +371,74 @@ class AgentSettings(Model):
     lost_after: Duration = timedelta(seconds=60)
     """Silence after which the agent counts as gone."""
     console: str = ""
-    """Kernel `console=` argument of the agent, such as `ttyS0,115200`. Default: the kernel's own choice."""
+    """Kernel `console=` argument of our agent, such as `ttyS0,115200`. Default: the kernel's own choice."""
+    kind: AgentKind | None = None
+    """bootwright: ours, which takes the inventory and proves its wipes. talos: Talos with Sidero's metal agent, which is what
+    Omni talks to. Default: talos with Omni, else bootwright."""
+    machines: tuple[AgentChoiceSettings, ...] = ()
+    """Exceptions, by any MAC address of the machine."""
+    inventory_first: bool = False
+    """Accepted machines that wait in Talos boot ours once, until there is an inventory. It costs them one boot."""
+    inventory_before_acceptance: bool = False
+    """So do pending ones, before the manager sees them."""
+    verified_wipe: bool = False
+    """Ours does the wipes of machines that wait in Talos too, because it reads back what it erased."""
+
+
+class SecureBootSettings(Model):
+    """Whether the machine behind one MAC address boots Talos with Secure Boot."""
+
+    mac: Mac
+    """MAC address of the interface that boots."""
+    secure_boot: bool = True
+
+
+class TalosSettings(Model):
+    """Machines that run Talos: where it comes from, and the agent in it. Used with Omni, and with `agent.kind: talos`."""
+
+    factory_url: str = Field(default=factory.DEFAULT_URL, pattern=r"^https?://[^?#\s]+$")
+    """The Image Factory; `https://USER:PASSWORD@...` if it wants a user."""
+    pxe_url: str | None = Field(default=None, pattern=r"^https?://[^?#\s]+$")
+    """Where it has its boot scripts. Default: beside `factory_url`; a factory of your own has them at the same address."""
+    factory_ca_file: Path | None = None
+    """Certificate authority of a factory of your own, beside those that the system trusts."""
+    cache_dir: Path | None = None
+    """Folder of the images, each of which is fetched once. Default: `talos` in `provider.state_dir`."""
+    cache_size: Size = Field(default=20 * 10**9, ge=10**9)
+    """For all images together; those that were not used for longest go first. One has 100 to 400 MB."""
+    agent_version: str = talos.AGENT_VERSION
+    """Talos under the agent."""
+    agent_extensions: tuple[str, ...] = talos.AGENT_EXTENSIONS
+    """System extensions of the agent's image: firmware, and `siderolabs/metal-agent` itself."""
+    agent_port: Port = 50043
+    """Where agents dial us, by gRPC."""
+    agent_tls: bool = True
+    """They do so by TLS, and our CA is in the configuration that they get. Without, their answers may be anybody's."""
+    extra_machine_configuration: Path | None = None
+    """YAML documents for every machine that runs Talos, such as a proxy or name servers, beside those that make it join."""
+    secure_boot: bool = False
+    """Boot Talos as a signed image, which UEFI with Secure Boot runs if it has the key."""
+    machines: tuple[SecureBootSettings, ...] = ()
+    """Exceptions."""
+    wipe_zeroes: bool = False
+    """Wipes by the agent write zeroes over all of each disk, for hours, instead of tables and headers."""
+    sets_up_bmc: bool = True
+    """Let the agent make us an account on the BMC of an accepted machine of which we know none."""
+
+    @field_validator("agent_version")
+    @classmethod
+    def _has_an_agent(cls, value: str) -> str:
+        try:
+            return talos.agent_version(value)
+        except PermanentError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+
+    @field_validator("agent_extensions")
+    @classmethod
+    def _agent_is_among_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if talos.AGENT_EXTENSION not in value:
+            raise ValueError(f"without {talos.AGENT_EXTENSION} there is no agent in the image")
+        return value
 
 
 class OperatorSettings(Model):
@@ -423,8 +521,8 @@ class KernelProfile(Model):
     {machine} {arguments}."""
 
 
-class ManagerSettings(Model):
-    """The central manager; leave the section out to run alone."""
+class NativeManager(Model):
+    """A central manager that speaks the native link."""
 
     kind: Literal["native"] = "native"
     url: str = Field(pattern=r"^wss?://")
@@ -437,10 +535,46 @@ class ManagerSettings(Model):
     """Time between two signs of life; a link that is silent for three of them is opened again."""
 
     @model_validator(mode="after")
-    def _plain_is_local(self) -> ManagerSettings:
-        if self.url.startswith("ws://") and not re.match(r"ws://(127\.|localhost[:/]|\[::1\])", self.url):
+    def _plain_is_local(self) -> NativeManager:
+        if self.url.startswith("ws://") and not _is_local(self.url):
             raise ValueError("ws:// sends the token in the clear: use wss://")
         return self
+
+
+class OmniManager(Model):
+    """Sidero Omni."""
+
+    kind: Literal["omni"]
+    endpoint: str = Field(pattern=r"^(https|http|grpc)://[^/?#]+/?$")
+    """Where Omni is: `https://omni.example.com`. `http://` is for loopback only."""
+    key_file: Path
+    """File with the service account key that `omnictl infraprovider create` printed; it says the provider's id, too."""
+    ca_file: Path | None = None
+    """Certificate authority of Omni. Default: those that gRPC brings along, which are the usual public ones."""
+
+    @model_validator(mode="after")
+    def _plain_is_local(self) -> OmniManager:
+        if not self.endpoint.startswith("https://") and not _is_local(self.endpoint):
+            raise ValueError("without TLS, join token and signatures can be read on the way: use https://")
+        return self
+
+
+def _is_local(url: str) -> bool:
+    return re.match(r"[a-z]+://(127\.|localhost[:/]|\[::1\])", f"{url}/") is not None
+
+
+MANAGERS: dict[str, type[Model]] = {"native": NativeManager, "omni": OmniManager}
+"""By their kind."""
+
+
+def _manager_kind(value: object) -> object:
+    return value.get("kind", "native") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+ManagerSettings = Annotated[
+    Annotated[NativeManager, Tag("native")] | Annotated[OmniManager, Tag("omni")], Discriminator(_manager_kind)
+]
+"""The central manager; leave the section out to run alone."""
 
 
 class StoreSettings(Model):
@@ -483,5 +617,31 @@ class Settings(Model):
     profiles_dir: Path | None = None
     """Folder of files that installers fetch besides: `FOLDER/PATH` is at {boot_url}/profiles/PATH."""
     manager: ManagerSettings | None = None
+    talos: TalosSettings = TalosSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def agent_kind(self) -> AgentKind:
+        """What machines wait in, where nothing else is said of one."""
+        default = AgentKind.TALOS if isinstance(self.manager, OmniManager) else AgentKind.BOOTWRIGHT
+        return self.agent.kind or default
+
+    @property
+    def has_talos(self) -> bool:
+        """Whether any machine may run Talos."""
+        kinds = {self.agent_kind, *(machine.kind for machine in self.agent.machines)}
+        return isinstance(self.manager, OmniManager) or AgentKind.TALOS in kinds
+
+    @model_validator(mode="after")
+    def _omnis_own_stays_omnis(self) -> Settings:
+        if not isinstance(self.manager, OmniManager):
+            return self
+        for label in self.provider.labels:
+            if label.startswith(siderolink.LABEL_PREFIX):
+                raise ValueError(f"provider.labels: {label} is Omni's to give: labels of yours do not begin so")
+        if talos.PROFILE in self.profiles:
+            raise ValueError(
+                f"profiles: with Omni, {talos.PROFILE} is what allocated machines boot: choose another name"
+            )
+        return self

@@ -235,7 +235,7 @@ class MachineStore:
 
     def __init__(self, database: Database, policy: lifecycle.Policy, clock: Callable[[], datetime]) -> None:
         self._database = database
-        self._policy = policy
+        self.policy = policy
         self._clock = clock
         self.outbox_rang = Signal()
         self.events_rang = Signal()
@@ -393,7 +393,7 @@ class MachineStore:
         row, bmc, newest = _row(session, machine_id)
         macs = session.exec(_MACS, params={"id": machine_id}).all()
         records = session.exec(_RECORDS, params={"id": machine_id}).all()
-        return Edit(session, self._clock(), self._policy, row, bmc, newest, list(macs), list(records))
+        return Edit(session, self._clock(), self.policy, row, bmc, newest, list(macs), list(records))
 
     def _delete(self, session: Session, machine_ids: Sequence[str], reason: str) -> None:
         if not machine_ids:
@@ -422,7 +422,7 @@ class MachineStore:
 
     def _new(self, session: Session, evidence: Evidence) -> Edit:
         new = identities.new_id(evidence, is_taken=lambda taken: session.get(MachineRow, taken) is not None)
-        edit = Edit(session, self._clock(), self._policy, MachineRow(id=new), None, None, [], [])
+        edit = Edit(session, self._clock(), self.policy, MachineRow(id=new), None, None, [], [])
         edit.row.first_seen = edit.now
         session.add(edit.row)
         session.flush()  # Before all rows that refer to it.

@@ -64,7 +64,7 @@ class ProviderProcess:
 
     def operator(self, method: str, target: str, body: bytes | None = None) -> Answer:
         """Ask the operator API."""
-        return exchange(_UnixConnection(self.operator_socket), method, target, None, body)
+        return exchange(UnixConnection(self.operator_socket), method, target, None, body)
 
     def ticket(self, mac: str = MAC) -> str:
         """Boot as a machine does, as far as its script."""
@@ -88,7 +88,9 @@ class ProviderProcess:
         return document["token"], document["machine_id"]
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP on a UNIX socket."""
+
     def __init__(self, path: Path) -> None:
         super().__init__("operator", timeout=SECONDS)
         self._path = path

@@ -37,7 +37,7 @@ from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
 from provider.reconcile.hand_offs import HandOffs
 from provider.reconcile.machines import Machines
-from provider.reconcile.operators import OperatorDesk
+from provider.reconcile.operators import Decides, OperatorDesk
 from provider.reconcile.worker import Workers
 from provider.store.bmcs import BmcAssignment, BmcStore
 from provider.store.database import Database
@@ -619,12 +619,13 @@ def test_operators_are_told_who_decides(tmp_path: Path) -> None:
 
     async def use(site: Site) -> None:
         def desk(manager_url: str | None) -> OperatorDesk:
-            return OperatorDesk(site.machines, site.bmcs, site.bmc, manager_url=manager_url, status=dict)
+            decides = Decides(manager_url, "do it there") if manager_url else None
+            return OperatorDesk(site.machines, site.bmcs, site.bmc, decides=decides, status=dict)
 
         machine = (await site.machines.identify(Evidence(macs=(MAC,), serial="SN1"), untouched))[0]
         with pytest.raises(RefusedError, match="decides") as caught:
             await desk("wss://m").accept(machine.id)
-        assert "manager" in caught.value.hint
+        assert "do it there" in caught.value.hint
         alone = desk(None)
         with pytest.raises(RefusedError, match="not accepted"):
             await alone.wipe("sn1")

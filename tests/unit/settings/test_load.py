@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -54,10 +55,16 @@ def test_example_names_every_setting() -> None:
 def _names(model: type[BaseModel]) -> set[str]:
     found = set(model.model_fields)
     for field in model.model_fields.values():
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                found |= _names(part)
+        for part in _models(field.annotation):
+            found |= _names(part)
     return found
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def test_least_file(tmp_path: Path) -> None:
