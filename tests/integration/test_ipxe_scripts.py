@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from provider.domain.errors import TemporaryError
+from provider.domain.errors import PermanentError, TemporaryError, UnderWayError
 from provider.domain.mac import MacAddress
-from provider.domain.machine import BootMode, Evidence, HandOff
+from provider.domain.machine import AgentKind, BootMode, Evidence, HandOff
 from provider.domain.secret import Secret
 from provider.http import boot
 from provider.http.listener import Listener
 from provider.lab import firmware
 from provider.lab.firmware import Firmware
 from provider.planning.boot import BootDecision
-from provider.planning.kernels import Profile, Site
+from provider.planning.kernels import Caller, KernelBoot, Profile, Site
 from provider.wire import ipxe
 from tests.integration.wires import must, run
 
@@ -49,6 +49,7 @@ class Boots:
         self.decision = decision
         self.asked: list[Evidence] = []
         self.failures: list[tuple[MacAddress, str, str]] = []
+        self.waits: list[str] = []
 
     async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         self.asked.append(evidence)
@@ -57,7 +58,7 @@ class Boots:
         return self.decision
 
     def note_waiting(self, machine_id: str, reason: str) -> None:
-        raise AssertionError(f"{machine_id} waits for nothing here")
+        self.waits.append(reason)
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         self.failures.append((mac, stage, error[:-2]))  # The rest is a line of iPXE's source, which differs.
@@ -118,13 +119,14 @@ def with_machine(
     networks: Sequence[str] = (f"bootfile=http://{ADDRESS}:{PORT}/boot.ipxe",),
     *,
     uefi: bool = False,
+    talos: Talos | None = None,
 ) -> None:
     """Switch a machine on that gets this decision."""
     boots = Boots(decision)
     site = Site(http_port=PORT, agent_port=8443, ca_sha256="", agent_images={}, profiles={"linux": Profile()})
 
     async def main() -> None:
-        listener = Listener("boot HTTP server", boot.application(site, boot.Files(b""), boots))
+        listener = Listener("boot HTTP server", boot.application(site, boot.Files(b""), boots, talos))  # type: ignore[arg-type]
         listener.bind_tcp(ADDRESS, PORT)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(listener.run())
@@ -210,6 +212,36 @@ def test_no_decision_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         )
 
     with_machine(tmp_path, None, use)
+
+
+class Talos:
+    """Fetches twice, and finds out then that there is nothing."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def choose(self, decision: BootDecision, caller: Caller, uuid: str, *, is_uefi: bool) -> KernelBoot:
+        self.asked += 1
+        if self.asked < 3:
+            raise UnderWayError(f"Talos is being fetched: {self.asked} MiB so far", retry_after=timedelta(seconds=1))
+        raise PermanentError("the factory knows no such version")
+
+
+def test_talos_that_is_being_fetched(tmp_path: Path) -> None:
+    """A machine goes to its disk while its image is fetched, asks as another one, or fills its events."""
+    decision = BootDecision("m-1", BootMode.AGENT, "pending", "", agent=AgentKind.TALOS)
+
+    async def use(boots: Boots, screen: Screen) -> None:
+        await screen.says("Talos is being fetched: 1 MiB so far, asking again in 2 s")
+        await screen.says("Talos is being fetched: 2 MiB so far, asking again in 2 s")
+        await screen.says("no script can be made: the factory knows no such version")
+        await screen.says("this is the disk")
+        assert [evidence.macs[0] for evidence in boots.asked] == [MACS[0]] * 3
+        assert len({evidence.uuid for evidence in boots.asked}) == 1
+        assert boots.waits == ["Talos is being fetched: 1 MiB so far"]
+        assert boots.failures == []
+
+    with_machine(tmp_path, decision, use, talos=Talos())
 
 
 def test_each_interface_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
