@@ -78,6 +78,9 @@ class Boots(Protocol):
     def note_waiting(self, machine_id: str, reason: str) -> None:
         """A machine was told to wait."""
 
+    def note_impossible(self, machine_id: str, error: PermanentError) -> None:
+        """No script can be made for what a machine should boot."""
+
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         """A script failed."""
 
@@ -239,7 +242,7 @@ class _Handlers:
                 case BootMode.NOTHING:
                     return ipxe.nothing_script(decision.because)
         except PermanentError as error:
-            log.error("boot.script_impossible", machine=decision.machine_id, error=str(error), hint=error.hint)
+            self._boots.note_impossible(decision.machine_id, error)
             return ipxe.nothing_script(f"no script can be made: {error}")
 
     async def _kernel_script(self, decision: BootDecision, evidence: Evidence, request: web.Request) -> str:

@@ -41,6 +41,9 @@ class Boots(Protocol):
     def note_waiting(self, machine_id: str, reason: str) -> None:
         """A machine was told to wait."""
 
+    def note_impossible(self, machine_id: str, error: PermanentError) -> None:
+        """No script can be made for what a machine should boot."""
+
 
 class Talos(Protocol):
     """Who knows what machines boot that run Talos; `http.talos.TalosBoots` does."""
@@ -110,7 +113,7 @@ class TftpScripts:
                 case BootMode.NOTHING:
                     return grub.nothing_script(decision.because)
         except PermanentError as error:
-            log.error("boot.script_impossible", machine=decision.machine_id, error=str(error), hint=error.hint)
+            self._boots.note_impossible(decision.machine_id, error)
             return grub.nothing_script(f"no script can be made: {error}")
 
     async def _choose(self, decision: BootDecision, caller: Caller) -> KernelBoot:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from provider.domain.errors import PermanentError
 from provider.domain.mac import MacAddress
 from provider.domain.machine import BootMode, Evidence
 from provider.planning import boot
@@ -67,6 +68,11 @@ class BootDesk:
     def note_waiting(self, machine_id: str, reason: str) -> None:
         """A machine was told to wait for what it is to boot."""
         self._machines.note_machine(machine_id, "boot.postponed", reason=reason)
+
+    def note_impossible(self, machine_id: str, error: PermanentError) -> None:
+        """No script can be made for what a machine should boot: an operator has to mend something."""
+        log.error("boot.script_impossible", machine=machine_id, error=str(error), hint=error.hint)
+        self._machines.note_machine(machine_id, "boot.script_impossible", error=str(error), hint=error.hint)
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         """A script told us that it failed, before it went on to the next boot device."""

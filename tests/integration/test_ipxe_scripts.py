@@ -50,6 +50,7 @@ class Boots:
         self.asked: list[Evidence] = []
         self.failures: list[tuple[MacAddress, str, str]] = []
         self.waits: list[str] = []
+        self.impossible: list[str] = []
 
     async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         self.asked.append(evidence)
@@ -59,6 +60,9 @@ class Boots:
 
     def note_waiting(self, machine_id: str, reason: str) -> None:
         self.waits.append(reason)
+
+    def note_impossible(self, machine_id: str, error: PermanentError) -> None:
+        self.impossible.append(str(error))
 
     def note_failure(self, mac: MacAddress, stage: str, error: str) -> None:
         self.failures.append((mac, stage, error[:-2]))  # The rest is a line of iPXE's source, which differs.
@@ -239,6 +243,7 @@ def test_talos_that_is_being_fetched(tmp_path: Path) -> None:
         assert [evidence.macs[0] for evidence in boots.asked] == [MACS[0]] * 3
         assert len({evidence.uuid for evidence in boots.asked}) == 1
         assert boots.waits == ["Talos is being fetched: 1 MiB so far"]
+        assert boots.impossible == ["the factory knows no such version"]
         assert boots.failures == []
 
     with_machine(tmp_path, decision, use, talos=Talos())

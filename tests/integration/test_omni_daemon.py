@@ -153,6 +153,9 @@ def test_other_machines(tmp_path: Path) -> None:
         assert (signed.kernel, signed.initrds) == (FILES["metal-amd64-secureboot-uki.efi"], ())
         bios = replace(Ipxe(provider, OTHER_UUID, SIGNED_MAC), platform="pcbios").script()
         assert "no Secure Boot, nothing to boot from here" in bios
+        eventually(lambda: events(provider, OTHER_UUID, "boot.script_impossible"))
+        (event,) = events(provider, OTHER_UUID, "boot.script_impossible")
+        assert event["data"]["hint"] == "boot it by UEFI, or without Secure Boot"
 
 
 def test_factory_is_away(tmp_path: Path) -> None:

@@ -34,9 +34,13 @@ class Boots:
 
         self.again: list[bool] = []
         self.waits: list[str] = []
+        self.impossible: list[str] = []
 
     def note_waiting(self, machine_id: str, reason: str) -> None:
         self.waits.append(reason)
+
+    def note_impossible(self, machine_id: str, error: PermanentError) -> None:
+        self.impossible.append(str(error))
 
     async def decide(self, evidence: Evidence, *, again: bool = False) -> BootDecision:
         self.asked.append(evidence)
@@ -154,5 +158,6 @@ def test_talos_that_is_under_way() -> None:
 
 def test_talos_that_will_never_be() -> None:
     """A machine asks for ever for a version that does not exist."""
-    script, _ = talos_script(MACHINE, PermanentError("no such version"))
+    script, boots = talos_script(MACHINE, PermanentError("no such version"))
+    assert boots.impossible == ["no such version"]
     assert "no script can be made: no such version, nothing to boot from here" in script
