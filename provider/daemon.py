@@ -108,7 +108,7 @@ def serve(settings: Settings) -> None:
     settings = load.identified(settings)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # Else it writes to standard error what we log ourselves.
     _raise_file_limit()
-    with _state_folder(settings.provider.state_dir):
+    with state_folder(settings.provider.state_dir):
         uvloop.run(_run(settings))
 
 
@@ -155,7 +155,7 @@ class Daemon:
         self._version = metadata.version("bootwright")
         self._assets = manifest.verify(settings.assets_dir)
         self._own_boot_files = {} if settings.boot_files is None else boot_files.find(settings.boot_files)
-        store = MachineStore(database, _policy(settings), utc_now)
+        store = MachineStore(database, policy(settings), utc_now)
         self._outbox = Outbox(database, store.outbox_rang)
         tickets = TicketStore(database, utc_now)
         self._machines = Machines(store)
@@ -503,7 +503,8 @@ def _reservation(settings: ReservationSettings) -> Reservation:
     return Reservation(settings.address, ReservedBy(by), value, settings.remote_id)
 
 
-def _policy(settings: Settings) -> Policy:
+def policy(settings: Settings) -> Policy:
+    """What decisions depend on."""
     site = Policy(
         poll_interval=settings.power.poll_interval,
         minimum_reboot_interval=settings.power.minimum_reboot_interval,
@@ -539,7 +540,7 @@ def _assignment(settings: BmcSettings) -> BmcAssignment:
 
 
 @contextlib.contextmanager
-def _state_folder(folder: Path) -> Iterator[None]:
+def state_folder(folder: Path) -> Iterator[None]:
     """
     Make the folder and hold its lock: two daemons on one state would undo each other's work.
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from provider.bmc.ipmi import IpmiPower, IpmiWorkers
 from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
+from provider.domain.errors import PermanentError
 from provider.domain.inventory import FirmwareKind
 
 
@@ -37,7 +38,16 @@ class BmcPool:
         self._powers: dict[Bmc, Power] = {}
 
     def power(self, bmc: Bmc) -> Power:
-        """The way to this BMC; the same object as long as address and credentials stay the same."""
+        """
+        The way to this BMC; the same object as long as address and credentials stay the same.
+
+        Raises:
+            PermanentError: If we do not speak what it speaks.
+        """
+        if bmc.kind not in self._kinds:
+            raise PermanentError(
+                f"BMC {bmc.name} speaks {bmc.kind}, and we do not", hint="give it one that speaks IPMI"
+            )
         if bmc not in self._powers:
             for stale in [known for known in self._powers if known.name == bmc.name]:
                 del self._powers[stale]

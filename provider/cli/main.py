@@ -20,6 +20,7 @@ _VERBS = {
     "lease": ("provider.cli.lease", "lease_app", "Who has which address; keep addresses for certain clients."),
     "assets": ("provider.cli.assets", "assets_app", "Build and check the agent image and the boot files."),
     "manager": ("provider.cli.manager", "manager_app", "The reference manager: run it, and say what machines are for."),
+    "omni": ("provider.cli.omni", "omni_app", "Take machines over from Sidero's own provider for Omni."),
     "lab": ("provider.cli.lab", "lab_app", "A whole lab on this box: machines, BMCs, provider and manager."),
 }
 

@@ -35,6 +35,10 @@ class NextBoot(StrEnum):
     DEFAULT = "default"
 
 
+IPMI_PORT = 623
+"""RMCP+ over UDP."""
+
+
 @dataclass(frozen=True)
 class Bmc:
     """How to reach one BMC; `str()` and `repr()` are safe to log."""
@@ -42,7 +46,7 @@ class Bmc:
     address: str
     user: str
     password: Secret
-    port: int = 623
+    port: int = IPMI_PORT
     kind: str = "ipmi"
 
     @property

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import structlog
 
-from provider.domain.bmc import Bmc, NextBoot, PowerAction
+from provider.domain.bmc import IPMI_PORT, Bmc, NextBoot, PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.machine import Desired, Evidence, Machine, RecordKind
 from provider.domain.secret import Secret
@@ -33,10 +33,43 @@ from provider.wire import omni
 
 log = structlog.get_logger()
 
-IPMI_PORT = 623
-
 _JOIN = "omni.join"
 _INSTALLATION = "omni.installation"
+
+
+async def installation(keepsakes: KeepsakeStore) -> str:
+    """The mark of this installation at Omni: made once, and kept."""
+    kept = await keepsakes.get(_INSTALLATION)
+    if kept is not None:
+        return kept.reveal()
+    made = secrets.token_hex(8)
+    await keepsakes.put(_INSTALLATION, Secret(made))
+    return made
+
+
+class Tokens:
+    """Node unique tokens, sealed for the store and opened for Omni."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def seal(self, plain: str) -> str:
+        """For the store; nothing stays nothing."""
+        return self._sealer.seal(Secret(plain)).decode() if plain else ""
+
+    def wanted(self, plain: str, before: Desired) -> str:
+        """Sealed; as it was if it is the same: each sealing looks different."""
+        return before.manager_token if plain == self.open(before.manager_token) else self.seal(plain)
+
+    def open(self, sealed: str) -> str:
+        """For Omni; nothing, if it was sealed with a key that is gone."""
+        if not sealed:
+            return ""
+        try:
+            return self._sealer.unseal(sealed.encode()).reveal()
+        except PermanentError as error:
+            log.error("omni.token_lost", error=str(error), hint=error.hint)
+            return ""
 
 
 class OmniDesk:
@@ -59,7 +92,7 @@ class OmniDesk:
         self._bmcs = bmcs
         self._workers = workers
         self._keepsakes = keepsakes
-        self._sealer = sealer
+        self._tokens = Tokens(sealer)
         self._provider_id = provider_id
         self._labels = labels
         self._policy = policy
@@ -72,7 +105,6 @@ class OmniDesk:
         """What was last taken of each, so as not to take it again with each other news of it."""
         self._join: Secret | None = None
         self.installation = ""
-        """The mark of this installation at Omni: made once, and kept."""
 
     async def load(self) -> None:
         """Read what is kept; call once, before the rest."""
@@ -80,10 +112,7 @@ class OmniDesk:
             if machine.identity.uuid and machine.desired.revision:
                 self._bind(machine.identity.uuid, machine.id)
         self._join = await self._keepsakes.get(_JOIN)
-        kept = await self._keepsakes.get(_INSTALLATION)
-        self.installation = secrets.token_hex(8) if kept is None else kept.reveal()
-        if kept is None:
-            await self._keepsakes.put(_INSTALLATION, Secret(self.installation))
+        self.installation = await installation(self._keepsakes)
 
     def join_documents(self) -> Secret | None:
         """What makes a machine join Omni; None until Omni has told it once."""
@@ -106,7 +135,8 @@ class OmniDesk:
 
         def edit(edit: Edit) -> None:
             before = edit.machine.desired
-            wanted = planning.desired(seen, before, edit.machine.facts, token=self._token(seen, before))
+            token = self._tokens.wanted("" if seen is None else seen.spec.node_unique_token, before)
+            wanted = planning.desired(seen, before, edit.machine.facts, token=token)
             if wanted != before:
                 edit.desire(wanted)
                 edit.note("desired.changed", by="manager", revision=wanted.revision, **difference(before, wanted))
@@ -120,7 +150,7 @@ class OmniDesk:
         if machine is None:
             return None
         labels = planning.labels(machine.facts.inventory, machine.facts.attachments, self._labels)
-        return planning.status(machine, seen, labels, unseal=self._unsealed)
+        return planning.status(machine, seen, labels, unseal=self._tokens.open)
 
     async def teardown(self, uuid: str, seen: Seen, *, has_status: bool) -> Teardown | None:
         """The next step of giving the machine up."""
@@ -200,24 +230,6 @@ class OmniDesk:
     def _forget(self, uuid: str) -> None:
         self._uuids.pop(self._ids.pop(uuid, ""), None)
         self._taken.pop(uuid, None)
-
-    # --- the token ---
-
-    def _token(self, seen: Seen | None, before: Desired) -> str:
-        """Sealed; as it was if it is the same: each sealing looks different."""
-        plain = "" if seen is None else seen.spec.node_unique_token
-        if plain == self._unsealed(before.manager_token):
-            return before.manager_token
-        return self._sealer.seal(Secret(plain)).decode() if plain else ""
-
-    def _unsealed(self, sealed: str) -> str:
-        if not sealed:
-            return ""
-        try:
-            return self._sealer.unseal(sealed.encode()).reveal()
-        except PermanentError as error:
-            log.error("omni.token_lost", error=str(error), hint=error.hint)
-            return ""
 
 
 def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:

@@ -65,25 +65,33 @@ class BmcStore:
             RefusedError: If a stronger word has given it another, or the BMC is another machine's.
         """
 
-        def write(session: Session) -> None:
-            named = session.get(BmcRow, bmc.name)
-            if named is not None and named.machine_id not in (None, machine_id):
-                raise RefusedError(
-                    f"BMC {bmc.name} is the one of {named.machine_id}", hint="each machine has its own BMC"
-                )
-            for row in session.exec(select(BmcRow).where(BmcRow.machine_id == machine_id)).all():
-                if _rank(row.origin) < _rank(origin):
-                    raise RefusedError(f"{machine_id} has its BMC, {row.name}, by the {row.origin}")
-                if row is not named:
-                    session.delete(row)
-            if named is not None and _rank(named.origin) < _rank(origin):
-                raise RefusedError(f"BMC {bmc.name} is in the {named.origin}")
-            session.flush()
-            self._put(session, BmcAssignment(bmc, "id", machine_id), origin)
-            session.flush()
-            session.get_one(BmcRow, bmc.name).machine_id = machine_id
+        await self._database.write(lambda session: self.give(session, machine_id, bmc, origin) and None)
 
-        await self._database.write(write)
+    def give(self, session: Session, machine_id: str, bmc: Bmc, origin: BmcOrigin) -> BmcRow:
+        """
+        The same inside a transaction, with the row that it made.
+
+        Raises:
+            RefusedError: As above; nothing was changed then.
+        """
+        named = session.get(BmcRow, bmc.name)
+        if named is not None and named.machine_id not in (None, machine_id):
+            raise RefusedError(f"BMC {bmc.name} is the one of {named.machine_id}", hint="each machine has its own BMC")
+        had = session.exec(select(BmcRow).where(BmcRow.machine_id == machine_id)).all()
+        for row in had:
+            if _rank(row.origin) < _rank(origin):
+                raise RefusedError(f"{machine_id} has its BMC, {row.name}, by the {row.origin}")
+        if named is not None and _rank(named.origin) < _rank(origin):
+            raise RefusedError(f"BMC {bmc.name} is in the {named.origin}")
+        for row in had:
+            if row is not named:
+                session.delete(row)
+        session.flush()
+        self._put(session, BmcAssignment(bmc, "id", machine_id), origin)
+        session.flush()
+        given = session.get_one(BmcRow, bmc.name)
+        given.machine_id = machine_id
+        return given
 
     async def withdraw(self, machine_id: str, origin: BmcOrigin) -> None:
         """Take from a machine the BMC that it has by this origin."""

@@ -126,13 +126,14 @@ class Edit:
         install_event: int = 0,
         manager_token: str = "",
         wipe_id: str = "",
+        at: datetime | None = None,
     ) -> None:
-        """Write down that a request was answered."""
+        """Write down that a request was answered, `at` a time (default: now)."""
         row = RecordRow(
             machine_id=self.row.id,
             kind=kind.value,
             request_id=request_id,
-            at=self.now,
+            at=at or self.now,
             outcome=outcome.value,
             detail=detail,
             install_event=install_event,

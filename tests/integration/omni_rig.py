@@ -51,11 +51,11 @@ class Side:
         self.bmcs = BmcStore(self.database, sealer)
         self.bmc = RecordingBmc()
         self.outbox = Outbox(self.database, store.outbox_rang)
-        workers = Workers(self.machines, self.bmcs, self.bmc, clock=clock)
+        self.workers = Workers(self.machines, self.bmcs, self.bmc, clock=clock)
         self.desk = OmniDesk(
             self.machines,
             self.bmcs,
-            workers,
+            self.workers,
             KeepsakeStore(self.database, sealer),
             sealer,
             provider_id="bm",

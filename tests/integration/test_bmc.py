@@ -142,6 +142,16 @@ def test_refused_login_is_permanent(tmp_path: Path, wrong: Bmc) -> None:
     with_pool(use)
 
 
+def test_bmc_that_speaks_something_else() -> None:
+    """A BMC that was taken over from another provider ends the worker with a traceback instead of a word."""
+
+    async def use(pool: BmcPool) -> None:
+        with pytest.raises(PermanentError, match=r"BMC 127.0.9.1:9000 speaks api, and we do not"):
+            pool.power(Bmc("127.0.9.1", "", Secret(""), 9000, "api"))
+
+    with_pool(use)
+
+
 def test_silence_ends_at_the_deadline() -> None:
     """A BMC that says nothing holds its caller for ever; pyghmi's server is silent to users that it does not know."""
 

@@ -10,4 +10,5 @@ The link to Sidero Omni: we call its COSI state service, read what it wants of o
 | `state` | one call to the state service, and what its failure means |
 | `view` | what a watch has shown so far, over all its interruptions |
 | `credentials` | the service account key |
+| `adoption` | before the first start: what Sidero's own provider left there |
 """
