@@ -12,7 +12,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class Authority:
     """SHA-256 of the CA certificate in DER, lower-case hex: what the kernel line pins."""
     _certificate: Path
     _key: Path
+    _ca: x509.Certificate = field(repr=False)
+    _ca_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path, now: datetime, names: Sequence[str] = (SERVER_NAME,)) -> Authority:
@@ -63,7 +65,7 @@ class Authority:
             ) from error
         der = ca.public_bytes(serialization.Encoding.DER)
         pem = ca.public_bytes(serialization.Encoding.PEM)
-        return cls(pem, hashlib.sha256(der).hexdigest(), folder / "server.pem", folder / "server.key")
+        return cls(pem, hashlib.sha256(der).hexdigest(), folder / "server.pem", folder / "server.key", ca, ca_key)
 
     def server_context(self) -> ssl.SSLContext:
         """For the listener."""
@@ -71,6 +73,11 @@ class Authority:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self._certificate, self._key)
         return context
+
+    def issue(self, names: Sequence[str], now: datetime) -> tuple[bytes, bytes]:
+        """Key and certificate in PEM for a server by other names (DNS names and IP addresses), made now and kept nowhere."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return _pem(key), _signed(self._ca, self._ca_key, key, now, names).public_bytes(serialization.Encoding.PEM)
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -80,11 +87,14 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             raise ValueError(f"{path.name} is not an elliptic curve key")
         return key
     key = ec.generate_private_key(ec.SECP256R1())
-    encoded = key.private_bytes(
+    _write(path, _pem(key), 0o600)
+    return key
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(path, encoded, 0o600)
-    return key
 
 
 def _ca(path: Path, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
@@ -106,22 +116,31 @@ def _server(
 ) -> None:
     path = folder / "server.pem"
     key = _key(folder / "server.key")
-    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
     if path.exists():
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        if _still_good(certificate, ca, key, now) and _names(certificate) == alternatives:
+        if _still_good(certificate, ca, key, now) and _names(certificate) == _alternatives(names):
             return
+    certificate = _signed(ca, ca_key, key, now, names)
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+
+
+def _signed(
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    names: Sequence[str],
+) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    certificate = (
+    return (
         _builder(name, ca.subject, key.public_key(), now, _SERVER_LIFE)
-        .add_extension(alternatives, critical=False)
+        .add_extension(_alternatives(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def _still_good(
@@ -133,6 +152,10 @@ def _still_good(
 
 def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
     return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def _alternatives(names: Sequence[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_general_name(name) for name in names])
 
 
 def _general_name(name: str) -> x509.GeneralName:

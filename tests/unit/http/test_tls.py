@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from provider.domain.errors import PermanentError
 from provider.http.tls import Authority
@@ -64,6 +65,20 @@ def test_other_names_make_another_certificate(tmp_path: Path) -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["manager.example.com"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.1"]
+
+
+def test_certificate_for_an_address(tmp_path: Path) -> None:
+    """A Talos agent verifies the address that it dials, which the certificate of the other agents does not have."""
+    authority = Authority.open(tmp_path, NOW)
+    before = sorted(tmp_path.iterdir())
+    key, pem = authority.issue(["10.77.0.1"], NOW)
+    certificate = x509.load_pem_x509_certificate(pem)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.77.0.1"]
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.ca_pem))
+    assert serialization.load_pem_private_key(key, None).public_key() == certificate.public_key()
+    assert sorted(tmp_path.iterdir()) == before
+    assert b"PRIVATE" not in repr(authority).encode()
 
 
 def test_damaged_file_is_explained(tmp_path: Path) -> None:
