@@ -17,6 +17,7 @@ it says something because two readings agree.
 | `faults`, `gate` | what goes wrong on demand, in calls and in connections |
 | `factory` | a tiny Image Factory |
 | `fake`, `__main__` | all of it together; as a program |
+| `talos_agent` | the agent in a machine that waits in Talos, which talks to the provider and not to Omni |
 
 One event loop runs everything, and no method that changes the state awaits in the middle: there are no locks.
 """
