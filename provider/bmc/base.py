@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
+from provider.bmc import http_power
+from provider.bmc.http_power import HttpPower
 from provider.bmc.ipmi import IpmiPower, IpmiWorkers
 from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
 from provider.domain.errors import PermanentError
@@ -34,7 +36,10 @@ class BmcPool:
 
     def __init__(self, call_timeout: timedelta) -> None:
         self._workers = IpmiWorkers(call_timeout)
-        self._kinds: dict[str, Callable[[Bmc], Power]] = {"ipmi": lambda bmc: IpmiPower(bmc, self._workers)}
+        self._kinds: dict[str, Callable[[Bmc], Power]] = {
+            "ipmi": lambda bmc: IpmiPower(bmc, self._workers),
+            http_power.KIND: lambda bmc: HttpPower(bmc, call_timeout),
+        }
         self._powers: dict[Bmc, Power] = {}
 
     def power(self, bmc: Bmc) -> Power:

@@ -14,6 +14,7 @@ from datetime import datetime
 
 import structlog
 
+from provider.bmc import http_power
 from provider.domain.bmc import IPMI_PORT, Bmc, NextBoot, PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.machine import Desired, Evidence, Machine, RecordKind
@@ -233,9 +234,11 @@ class OmniDesk:
 
 
 def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:
+    if access.api is not None:  # Where there are both, this one is meant (internal/provider/bmc/bmc.go of the Go provider).
+        return http_power.access(access.api.address)
     if access.ipmi is None:
         raise RefusedError(
-            f"Omni's BMC configuration of {uuid} has no IPMI",
+            f"Omni's BMC configuration of {uuid} has neither IPMI nor a power API",
             hint="set address, user name and password of its IPMI in Omni",
         )
     ipmi = access.ipmi
