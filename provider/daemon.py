@@ -103,6 +103,8 @@ def serve(settings: Settings) -> None:
         BootwrightError: If it cannot start; nothing was served then.
     """
     logs.configure(settings.log.level, settings.log.format)
+    # gRPC's core would write a line of its own to standard error for each handshake that some peer gets wrong.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if problems := load.check(settings):
         raise SettingsError("\n".join(problems), hint="mend the configuration file, or put the files in their place")
     settings = load.identified(settings)

@@ -84,7 +84,7 @@ class Listener:
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            raise _refused(self._name, f"{address}:{port}", port, error) from error
+            raise refused(self._name, f"{address}:{port}", port, error) from error
         self._listen_on(sock, (address, port))
 
     def unbind_tcp(self, address: str, port: int) -> None:
@@ -268,7 +268,7 @@ def _named(peer: object) -> str:
     return str(peer[0]) if isinstance(peer, tuple) else "local"
 
 
-def _refused(name: str, where: str, port: int, error: OSError) -> PermanentError:
+def refused(name: str, where: str, port: int, error: OSError) -> PermanentError:
     if error.errno == errno.EADDRINUSE:
         hint = f"see which one: ss -tlpn 'sport = :{port}'"
         return PermanentError(f"the {name} cannot listen on {where}: another program does", hint=hint)

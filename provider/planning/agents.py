@@ -57,6 +57,8 @@ def can_perform(kind: AgentKind, operation: Operation) -> bool:
     """Whether this agent knows how: a plan of everything is for Talos, one that names disks for ours."""
     if operation.kind is OperationKind.SET_UP_BMC:
         return kind is AgentKind.TALOS
+    if operation.kind is OperationKind.POWER_OFF:
+        return kind is AgentKind.BOOTWRIGHT
     if operation.kind is OperationKind.WIPE and operation.wipe_plan is not None:
         return (kind is AgentKind.TALOS) is operation.wipe_plan.everything
     return True

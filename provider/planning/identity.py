@@ -177,6 +177,23 @@ def contradicts(evidence: Evidence, identity: Identity) -> bool:
     return not _same_uuid(evidence.uuid, identity.uuid) and evidence.serial != identity.serial
 
 
+def refuted(uuid: str, owner: Identity | None, named: Sequence[Identity]) -> str:
+    """
+    Why who calls from the address of `owner` cannot be the machine with this UUID, or empty.
+
+    `owner` is whose MAC address is there, None if we do not know; `named` are all that have the UUID. A MAC address that
+    nobody has shown refutes nothing: it may be the second network card of a machine that booted from its first.
+    """
+    if owner is not None and owner.uuid and not _same_uuid(uuid, owner.uuid):
+        return f"the address is the one of {owner.id}, whose UUID is {owner.uuid}"
+    others = sorted(each.id for each in named if each.macs and (owner is None or each.id != owner.id))
+    if owner is not None and not owner.uuid and others:
+        return f"the address is the one of {owner.id}, and the UUID that of {' and '.join(others)}"
+    if owner is None and len(named) > 1:
+        return f"the UUID is that of {' and '.join(sorted(each.id for each in named))}"
+    return ""
+
+
 def new_id(evidence: Evidence, is_taken: Callable[[str], bool]) -> str:
     """
     Mint a machine id that a provider which lost its store would mint again: `m-` and 10 hex digits.

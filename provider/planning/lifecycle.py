@@ -466,7 +466,8 @@ def _power_off(plan: Plan, facts: Facts, now: datetime, policy: Policy) -> Plan:
         )
     if facts.bmc is not None:
         return _obeyed(plan, SetPower(PowerAction.OFF), facts.last_power_off_at, facts, now)
-    if facts.agent.connected and active_operation(facts) is None:
+    ours = facts.agent.connected and facts.agent.kind is AgentKind.BOOTWRIGHT
+    if ours and active_operation(facts) is None:
         return replace(plan, step=Operate(OperationKind.POWER_OFF, request_id=""))
     return replace(plan, because=f"{plan.because}; it has no BMC and no agent that could switch it off")
 

@@ -19,7 +19,7 @@ import structlog
 from provider.domain import mac as macs
 from provider.domain.errors import BootwrightError, NotFoundError, RefusedError
 from provider.domain.inventory import FirmwareKind, Inventory
-from provider.domain.machine import AgentKind, Evidence, Outcome, RecordKind
+from provider.domain.machine import AgentKind, Evidence, Machine, Outcome, RecordKind
 from provider.domain.operation import Operation, OperationKind, OperationState
 from provider.planning import agents, identity, lifecycle, wipe
 from provider.reconcile.machines import Machines
@@ -81,17 +81,22 @@ class AgentDesk:
         try:
             machine, _ = await self._machines.identify(
                 _evidence(enrolment),
-                lambda edit: _enrolled(edit, token_sha256, enrolment.agent_version),
+                lambda edit: enrolled(edit, AgentKind.BOOTWRIGHT, token_sha256, version=enrolment.agent_version),
                 ticket=ShownTicket(tickets.AGENT, enrolment.ticket, enrolment.nonce),
             )
         except TicketRefusedError as error:
             await self._refused(error.machine_id, str(error), source)
             raise
-        self._tokens.pop(self._token_of.get(machine.id, ""), None)
+        self.displace(machine.id)
         self._tokens[token_sha256], self._token_of[machine.id] = machine.id, token_sha256
         self._last_seen[machine.id] = self._clock()
         log.info("agent.enrolled", machine=machine.id, source=source)
         return Enrolled(token=token, machine_id=machine.id)
+
+    def displace(self, machine_id: str) -> None:
+        """Another agent speaks for the machine from now on: the token of an earlier one is worth nothing."""
+        self._tokens.pop(self._token_of.pop(machine_id, ""), None)
+        self._last_seen.pop(machine_id, None)
 
     async def machine_of(self, token: str) -> str:
         """
@@ -167,7 +172,8 @@ class AgentDesk:
         self, machine_id: str, operation_id: str, result: Result, by: AgentKind = AgentKind.BOOTWRIGHT
     ) -> None:
         """
-        Take the end of an operation. One that is over already was reported twice: nothing happens.
+        Take the end of an operation. One that is over already was reported twice: nothing happens. Nor does it for a wipe
+        that is no longer wanted, whatever its end: it is being interrupted.
 
         Raises:
             NotFoundError: If the machine never had it.
@@ -175,6 +181,9 @@ class AgentDesk:
 
         def edit(edit: Edit) -> None:
             if edit.is_over(operation_id):
+                return
+            operation = rows.operation(edit.operation(operation_id))
+            if operation.kind is OperationKind.WIPE and not lifecycle.is_wanted(operation, edit.machine.desired):
                 return
             _finished(edit, operation_id, result, by)
 
@@ -248,20 +257,38 @@ def drop_agent(edit: Edit, reason: str) -> None:
         edit.note("agent.lost", reason=reason)
 
 
+def interrupt(edit: Edit, operation_id: str, why: str) -> None:
+    """Close an operation that nobody performs any more."""
+    row = edit.operation(operation_id)
+    row.state, row.error, row.finished_at = OperationState.INTERRUPTED.value, why, edit.now
+    edit.note(f"{row.kind}.interrupted", operation=row.id, reason=why)
+
+
 def _lost(edit: Edit) -> None:
     """Silent for too long. The token stays good: the agent may only have been cut off."""
-    if edit.row.agent_connected:
+    if edit.row.agent_connected and edit.row.agent_kind == AgentKind.BOOTWRIGHT.value:
         edit.row.agent_connected = False
         edit.note("agent.lost", reason="no sign of life")
 
 
-def _enrolled(edit: Edit, token_sha256: str, version: str) -> None:
+def enrolled(edit: Edit, kind: AgentKind, token_sha256: str | None, **told: str) -> None:
+    """Hold the machine to be on, with this agent and no other."""
     edit.row.agent_token_sha256 = token_sha256
     edit.row.agent_connected = True
-    edit.row.agent_kind = AgentKind.BOOTWRIGHT.value
+    edit.row.agent_kind = kind.value
     edit.row.enrolled_at = edit.now
     edit.row.power_state, edit.row.power_at, edit.row.power_source = "on", edit.now, "agent"
-    edit.note("agent.enrolled", version=version)
+    edit.note("agent.enrolled", kind=kind.value, **told)
+
+
+def due(machine: Machine, by: AgentKind) -> Work | None:
+    """What is to be done, after a last look at whether it still may be: the wall before the one door."""
+    operation = lifecycle.active_operation(machine.facts)
+    if operation is None or not lifecycle.is_wanted(operation, machine.desired):
+        return None
+    if not agents.can_perform(by, operation):
+        return None
+    return Work(id=operation.id, machine_id=machine.id, kind=operation.kind, wipe_plan=operation.wipe_plan)
 
 
 def _finished(edit: Edit, operation_id: str, result: Result, by: AgentKind) -> None:

@@ -133,6 +133,10 @@ class Machines:
         """Whether a machine may get boot information: not if it was rejected or cordoned."""
         return self._ids.get(mac) not in self._left_alone
 
+    def owner(self, mac: MacAddress) -> str | None:
+        """The id of the machine with this MAC address."""
+        return self._ids.get(mac)
+
     def note(self, mac: MacAddress, name: str, **data: Scalar) -> None:
         """Remember what was seen of a MAC address."""
         (self._log.debug if name in _EACH_PACKET else self._log.info)(name, mac=mac, **data)

@@ -234,7 +234,9 @@ class OmniDesk:
 
 
 def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:
-    if access.api is not None:  # Where there are both, this one is meant (internal/provider/bmc/bmc.go of the Go provider).
+    if (
+        access.api is not None
+    ):  # Where there are both, this one is meant (internal/provider/bmc/bmc.go of the Go provider).
         return http_power.access(access.api.address)
     if access.ipmi is None:
         raise RefusedError(

@@ -27,7 +27,7 @@ from provider.domain.operation import Operation, OperationKind, OperationState
 from provider.kit import backoff
 from provider.planning import lifecycle
 from provider.planning.lifecycle import Answer, Interrupt, Operate, Plan, ReadPower, SetPower
-from provider.reconcile.agents import drop_agent
+from provider.reconcile.agents import drop_agent, interrupt
 from provider.reconcile.machines import Machines
 from provider.store.bmcs import BmcStore
 from provider.store.machines import Edit
@@ -242,8 +242,7 @@ def _interrupt(step: Interrupt, edit: Edit) -> None:
     if edit.is_over(step.operation_id):
         return
     row = edit.operation(step.operation_id)
-    row.state, row.error, row.finished_at = OperationState.INTERRUPTED.value, step.why, edit.now
-    edit.note(f"{row.kind}.interrupted", operation=row.id, reason=step.why)
+    interrupt(edit, row.id, step.why)
     if row.kind == OperationKind.SET_UP_BMC.value:
         edit.record(RecordKind.SET_UP_BMC, row.request_id, Outcome.FAILED, step.why)
 

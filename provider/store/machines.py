@@ -336,6 +336,15 @@ class MachineStore:
         """All machines, the oldest first."""
         return await self._database.read(_load)
 
+    async def with_uuid(self, uuid: str) -> list[Machine]:
+        """Those that have this UUID, in either byte order."""
+
+        def read(session: Session) -> list[Machine]:
+            spelt = col(MachineRow.uuid).in_((uuid, smbios.byte_swapped(uuid)))
+            return _load(session, session.exec(select(MachineRow.id).where(spelt)).all())
+
+        return await self._database.read(read)
+
     async def agent_tokens(self) -> list[tuple[str, str]]:
         """Machine id and token hash of each agent that is connected."""
 

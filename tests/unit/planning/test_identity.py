@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from provider.domain import smbios
@@ -156,3 +158,28 @@ def test_two_settled_ones_do_not_become_one() -> None:
     """A machine that was accepted by its UUID alone is absorbed by whoever shows it."""
     found = identity.match(Evidence(macs=(A1,), uuid=U1), [A, NAMELESS], frozenset({"m-a", "m-n"}))
     assert found.absorbs == ()
+
+
+TWIN = Identity("m-t", uuid=U1, macs=(B1,))
+YOUNG = Identity("m-y", macs=(B1,))
+
+
+@pytest.mark.parametrize(
+    ("owner", "named", "why"),
+    [
+        pytest.param(A, [A], "", id="its own address"),
+        pytest.param(replace(A, uuid=U1_SWAPPED), [A], "", id="in the other byte order"),
+        pytest.param(A, [A, TWIN], "", id="a twin is somewhere else"),
+        pytest.param(B, [A], f"the address is the one of m-b, whose UUID is {U2}", id="another's address"),
+        pytest.param(B, [], f"the address is the one of m-b, whose UUID is {U2}", id="a UUID of nobody"),
+        pytest.param(YOUNG, [A], "the address is the one of m-y, and the UUID that of m-a", id="two machines at once"),
+        pytest.param(YOUNG, [], "", id="the first to tell its UUID"),
+        pytest.param(YOUNG, [NAMELESS], "", id="whom a manager knew by it"),
+        pytest.param(None, [A], "", id="its second network card"),
+        pytest.param(None, [], "", id="nobody knows it"),
+        pytest.param(None, [A, TWIN], "the UUID is that of m-a and m-t", id="twins"),
+    ],
+)
+def test_who_calls_from_an_address(owner: Identity | None, named: list[Identity], why: str) -> None:
+    """An agent speaks for a machine that is not its own, and has it wiped (edge case 149)."""
+    assert identity.refuted(U1, owner, named) == why

@@ -13,6 +13,7 @@ from provider.domain.bmc import NextBoot, PowerAction, PowerReading, PowerState
 from provider.domain.inventory import Cpu, Disk, FirmwareKind, Inventory, System
 from provider.domain.machine import (
     Acceptance,
+    AgentKind,
     AgentPresence,
     Allocation,
     BmcFacts,
@@ -434,6 +435,8 @@ def test_machine_without_bmc_uses_the_agent() -> None:
     alone = with_agent(bmc=None, power=PowerReading())
     assert decide(ACCEPTED, replace(alone, records=WIPED)).step == Operate(OperationKind.POWER_OFF, "")
     assert decide(ALLOCATED, replace(alone, records=WIPED)).step == Operate(OperationKind.REBOOT, "")
+    talos = replace(alone, records=WIPED, agent=replace(alone.agent, kind=AgentKind.TALOS))
+    assert decide(ACCEPTED, talos).step is None, "a Talos agent cannot switch it off"
 
 
 times = st.none() | st.integers(0, 10_000).map(lambda s: NOW - timedelta(seconds=s))
