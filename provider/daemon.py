@@ -208,6 +208,8 @@ class Daemon:
         await self._agent_desk.load()
         await self._addresses.load()
         await self._firmwares.load()
+        if self._sidero is not None:
+            await self._sidero.agent_desk.load()
         self._link = await self._manager_link()
         self._operator_api.bind_unix(self._settings.operator.socket)
         await self._dhcp.start()
@@ -232,6 +234,11 @@ class Daemon:
         ]
         if self._link is not None:
             components.append((self._link.run, "manager link"))
+        if self._sidero is not None:
+            components += [
+                (self._sidero.agents.run, "talos agents"),
+                (self._sidero.agent_desk.watch, "talos agent watch"),
+            ]
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -266,7 +273,16 @@ class Daemon:
         from provider import sidero
 
         return sidero.Sidero(
-            self._settings, database, sealer, authority, self._machines, self._bmcs, self._workers, utc_now
+            self._settings,
+            database,
+            sealer,
+            authority,
+            self._machines,
+            self._bmcs,
+            self._workers,
+            self._agent_desk,
+            lambda address: self._dhcp.mac_of(address),
+            utc_now,
         )
 
     def _follow_interfaces(self) -> Interfaces:
@@ -283,10 +299,16 @@ class Daemon:
             Service.BOOT_HTTP: _OnAddresses(self._boot_http, self._settings.boot_http.port),
             Service.AGENT_HTTPS: _OnAddresses(self._agent_https, self._settings.agent.port),
         }
+        if self._sidero is not None:
+            from provider import sidero
+
+            servers[Service.TALOS_AGENTS] = sidero.AgentsOnAddresses(self._sidero.agents)
         return Interfaces([each.name for each in wanted], decide, servers)
 
     def _wanted(self, settings: InterfaceSettings) -> Wanted:
         services = {Service.BOOT_HTTP, Service.AGENT_HTTPS}
+        if self._sidero is not None:
+            services.add(Service.TALOS_AGENTS)
         if self._settings.tftp.enabled:
             services.add(Service.TFTP)
         if settings.dhcp is not DhcpMode.OFF:

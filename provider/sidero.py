@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 from yarl import URL
 
 from provider.domain import mac as macs
+from provider.domain.bmc import Bmc
+from provider.domain.errors import PermanentError
+from provider.domain.mac import MacAddress
 from provider.domain.secret import Secret
+from provider.http import talos_agents
 from provider.http.factory import Factory
 from provider.http.talos import Documents, SecureBoot, TalosBoots
+from provider.http.talos_agents import TalosAgentListener
 from provider.http.tls import Authority
 from provider.kit.jsontypes import JsonObject
 from provider.manager.omni.credentials import Credentials, Expiry, due_warning
 from provider.manager.omni.link import OmniLink
 from provider.manager.omni.presence import Provider
 from provider.planning import agents, omni
+from provider.planning.interfaces import Opening
 from provider.planning.lifecycle import Policy
 from provider.planning.talos import TalosSite
+from provider.reconcile.agents import AgentDesk
 from provider.reconcile.machines import Machines
 from provider.reconcile.omni import OmniDesk
+from provider.reconcile.talos_agents import TalosAgentDesk
 from provider.reconcile.worker import Workers
 from provider.settings import talos_documents
 from provider.settings.models import OmniManager, Settings
@@ -45,8 +53,23 @@ _CACHE = "talos"
 """Folder in `provider.state_dir`."""
 
 
+@dataclass(frozen=True)
+class AgentsOnAddresses:
+    """The listener for Talos' agents, open on the addresses of the interfaces."""
+
+    listener: TalosAgentListener
+
+    def open(self, opening: Opening) -> None:
+        """Serve there; raises PermanentError if it cannot."""
+        self.listener.open(str(opening.scope.address))
+
+    def close(self, opening: Opening) -> None:
+        """Serve there no more."""
+        self.listener.close(str(opening.scope.address))
+
+
 class Sidero:
-    """What a daemon has besides. `load` it with the rest, hold `factory` open and `run` the link while it serves."""
+    """What a daemon has besides: load the desk with the rest, hold `factory` open, and run the others while it serves."""
 
     def __init__(
         self,
@@ -57,6 +80,8 @@ class Sidero:
         machines: Machines,
         bmcs: BmcStore,
         workers: Workers,
+        agent_desk: AgentDesk,
+        mac_of: Callable[[str], MacAddress | None],
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
@@ -74,6 +99,11 @@ class Sidero:
                 policy=machines.store.policy,
                 clock=clock,
             )
+        self.agent_desk = TalosAgentDesk(
+            machines, agent_desk, bmcs, mac_of=mac_of, power_api=_no_power_api, clock=clock
+        )
+        certified = talos_agents.tls(authority, clock) if settings.talos.agent_tls else None
+        self.agents = TalosAgentListener(self.agent_desk, settings.talos.agent_port, certified)
         join = _nothing_to_join if self._desk is None else self._desk.join_documents
         self.factory = _factory(settings)
         self.boots = _boots(settings, self.factory, authority.ca_pem, join)
@@ -117,6 +147,13 @@ class Sidero:
             "images": len(images),
             "megabytes": images.size // 10**6,
         }
+
+
+async def _no_power_api(uuid: str) -> Bmc:
+    raise PermanentError(
+        f"the agent of machine {uuid} runs in test mode, where it has a power API in place of a BMC",
+        hint="leave metal.provider.test.mode out of the kernel arguments",
+    )
 
 
 def _nothing_to_join() -> Secret:

@@ -31,11 +31,12 @@ class Service(Enum):
     ROUTER = "router advertisements"
     BOOT_HTTP = "boot HTTP"
     AGENT_HTTPS = "agent HTTPS"
+    TALOS_AGENTS = "Talos agents"
 
 
 _ORDER = list(Service)
-_ON_ADDRESS_ONLY = (Service.BOOT_HTTP, Service.AGENT_HTTPS)
-_BOOTED_FROM = (Service.TFTP, Service.BOOT_HTTP, Service.AGENT_HTTPS)
+_ON_ADDRESS_ONLY = (Service.BOOT_HTTP, Service.AGENT_HTTPS, Service.TALOS_AGENTS)
+_BOOTED_FROM = (Service.TFTP, *_ON_ADDRESS_ONLY)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +20,7 @@ from provider.kit.clock import utc_now
 from provider.store.database import Database
 from provider.store.machines import Edit, MachineStore
 from tests.fakes.image_factory import ImageFactory
-from tests.integration.omni_process import FACTORY, FILES, Ipxe, OmniProcess, eventually, omni_process
+from tests.integration.omni_process import FACTORY, FILES, Booted, Ipxe, OmniProcess, eventually, omni_process
 from tests.integration.provider_process import ProviderProcess, provider_process
 from tests.integration.test_reconcile import POLICY
 from tests.integration.test_serve import configuration, refused
@@ -131,6 +133,33 @@ def test_a_machine_from_its_first_boot_to_its_disk(tmp_path: Path) -> None:
         eventually(lambda: "nothing to boot from here" in machine.script())
         (files,) = {event["data"]["file"] for event in events(provider, UUID, "boot.file_served")} - {"initrd-0"}
         assert files == "kernel"
+
+
+@contextlib.contextmanager
+def agent_of(booted: Booted, provider: ProviderProcess) -> Iterator[None]:
+    """Sidero's agent, as the kernel line says where it finds us; it trusts the CA that is in its configuration."""
+    ca = provider.folder / "ca.pem"
+    ca.write_bytes(provider.boot("GET", "/ca.pem").body)
+    command = [sys.executable, "-m", "provider.lab.omni.talos_agent", "--uuid", UUID, "--ca", str(ca)]
+    command += ["--address", booted.argument("metal.provider.address")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_the_agent_finds_us_and_wipes(tmp_path: Path) -> None:
+    """The port, the certificate or the CA is another one than the kernel line and the configuration say."""
+    with both(tmp_path) as (omni, provider):
+        booted = Ipxe(provider, UUID, MAC).booted()
+        omni.join(UUID, provider.boot("GET", "/config").text)
+        with agent_of(booted, provider):
+            eventually(lambda: operator(provider, f"/v1/machines/{UUID}")["agent"]["connected"])
+            omni.do("accept", machine=UUID)
+            omni.do("set_bmc", machine=UUID, address="127.0.9.9", username="u", password="p")
+            eventually(lambda: (omni.machine(UUID)["status"] or {"spec": {}})["spec"].get("ready_to_use"))
+        assert [event["data"]["disks"] for event in events(provider, UUID, "wipe.finished")] == [0]
 
 
 def test_rejected(tmp_path: Path) -> None:

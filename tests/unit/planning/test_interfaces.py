@@ -14,7 +14,8 @@ from provider.planning.interfaces import Link, Opening, Service, Wanted
 from provider.planning.subnets import Leasing
 
 EVERYTHING = frozenset(Service)
-FILES = frozenset({Service.TFTP, Service.BOOT_HTTP, Service.AGENT_HTTPS})
+BOUND_TO_INTERFACES = frozenset({Service.DHCP, Service.TFTP, Service.ROUTER})
+FILES = frozenset({Service.TFTP, Service.BOOT_HTTP, Service.AGENT_HTTPS, Service.TALOS_AGENTS})
 LEASING = Leasing(((IPv4Address("10.77.0.100"), IPv4Address("10.77.0.199")),))
 ETH1 = Wanted("eth1", EVERYTHING, ports=(67, 4011), leasing=LEASING)
 ETH2 = replace(ETH1, name="eth2")
@@ -155,8 +156,8 @@ def test_nothing_changes() -> None:
         pytest.param(link("10.77.0.2/24"), EVERYTHING, EVERYTHING, id="another address"),
         pytest.param(
             link("10.77.0.1/24", index=9),
-            EVERYTHING - {Service.BOOT_HTTP, Service.AGENT_HTTPS},
-            EVERYTHING - {Service.BOOT_HTTP, Service.AGENT_HTTPS},
+            BOUND_TO_INTERFACES,
+            BOUND_TO_INTERFACES,
             id="another index: listeners are bound to the address",
         ),
         pytest.param(link("10.99.0.1/24"), EVERYTHING, FILES, id="another network"),
