@@ -50,6 +50,8 @@ def choose(scope: Scope, asked: Asked) -> Boot | Ignore:
     firmware = client.firmware
     if firmware is None:
         return Ignore(f"no boot program runs on its processor (option 93 is {client.unknown})", warn=True)
+    if not client.is_http and not scope.has_tftp:
+        return Ignore("it boots by TFTP, which is switched off (tftp.enabled)", warn=True)
     signed = asked.loader is Loader.SIGNED
     if client.is_http and signed:
         return Ignore("the signed boot loader goes on by TFTP, so it is for PXE only")

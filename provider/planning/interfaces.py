@@ -163,6 +163,7 @@ def _station(wanted: Wanted, link: Link | None, leased: Sequence[IPv4Network]) -
         http_port=wanted.http_port,
         boot_files=wanted.boot_files,
         ports=wanted.ports,
+        has_tftp=Service.TFTP in wanted.services,
     )
     return Station(wanted, link, scope, None if wanted.leasing is None else _unleasable(scope, wanted.leasing, leased))
 

@@ -36,6 +36,8 @@ class Scope:
     """Those of ours that we listen on."""
     missing: str = ""
     """Servers of ours that could not be opened on it; as long as there are any, nobody is told to boot from us."""
+    has_tftp: bool = True
+    """Whether we serve files by TFTP at all; else only those who know HTTP can boot."""
 
     @property
     def script_url(self) -> str:

@@ -105,6 +105,17 @@ def test_nobody_boots_from_what_is_not_open(scope: Scope, options: dict[int, byt
         assert reply(asks(MessageType.DISCOVER, OS), closed).packet.yiaddr == FIRST
 
 
+@pytest.mark.parametrize("scope", [SERVER, PROXY])
+@pytest.mark.parametrize(("options", "boots"), [(BIOS, False), (UEFI, False), (HTTP, True), (IPXE, True)])
+def test_without_tftp_who_knows_http_boots(scope: Scope, options: dict[int, bytes], boots: bool) -> None:
+    """Firmware is sent to a TFTP server that the operator switched off (invariant 10), or nobody boots without it."""
+    decision = decide(asks(MessageType.DISCOVER, options), replace(scope, has_tftp=False, boot_files=pxe.BOOT_LOADERS))
+    assert isinstance(decision, Reply) is boots
+    if isinstance(decision, Ignore):
+        assert decision.warn
+        assert "tftp.enabled" in decision.reason
+
+
 ALL_FILES = replace(SERVER, boot_files=pxe.BOOT_LOADERS)
 """A provider with everything, the operator's own boot files too."""
 

@@ -198,6 +198,16 @@ def test_dhcp_names_what_is_served(failed: set[Service], missing: str) -> None:
     assert said == {"eth1": missing, "eth3": ""}
 
 
+def test_tftp_that_is_switched_off() -> None:
+    """DHCP takes it for served, and names files that nobody has (invariant 10)."""
+    off = replace(ETH1, services=ETH1.services - {Service.TFTP})
+    for wanted in (ETH1, off):
+        (dhcp,) = (
+            each for each in open_on(wanted, links={"eth1": link("10.77.0.1/24")}) if each.service is Service.DHCP
+        )
+        assert dhcp.scope.has_tftp is (Service.TFTP in wanted.services)
+
+
 def test_leasing_goes_with_dhcp() -> None:
     """DHCP is opened without its pool, or a proxy with one."""
     openings = open_on(ETH1, PROXY, links={"eth1": link("10.77.0.1/24"), "eth3": link("10.78.0.1/24", index=6)})
