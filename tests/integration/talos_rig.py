@@ -14,7 +14,17 @@ from typing import Any
 from provider.domain.bmc import Bmc
 from provider.domain.event import Event
 from provider.domain.mac import MacAddress
-from provider.domain.machine import Acceptance, AgentKind, Desired, Machine, Outcome, PreferredPower, Record, RecordKind
+from provider.domain.machine import (
+    Acceptance,
+    AgentKind,
+    Desired,
+    Evidence,
+    Machine,
+    Outcome,
+    PreferredPower,
+    Record,
+    RecordKind,
+)
 from provider.domain.secret import Secret
 from provider.http.talos_agents import Limits, TalosAgentListener, tls
 from provider.http.tls import Authority
@@ -160,6 +170,11 @@ class Rig:
     async def machine(self, uuid: str = UUID) -> Machine | None:
         found = await self.side.store.with_uuid(uuid)
         return found[0] if found else None
+
+    async def known(self, evidence: Evidence) -> Machine:
+        """A machine has asked for a script, and shown this."""
+        machine, _nothing = await self.side.machines.identify(evidence, lambda _edit: None)
+        return machine
 
     async def connected(self, uuid: str = UUID) -> str:
         """Wait for the machine with its agent; gives its id."""

@@ -355,7 +355,7 @@ def test_machine_is_found_in_either_byte_order(tmp_path: Path) -> None:
     """Talos and iPXE spell an old machine's UUID differently, and it is there twice."""
 
     async def use(rig: Rig) -> None:
-        booted = (await rig.side.machines.identify(Evidence(macs=(MAC,), uuid=SWAPPED))).machine
+        booted = await rig.known(Evidence(macs=(MAC,), uuid=SWAPPED))
         rig.side.macs["127.0.0.1"] = MAC
         async with rig.agent():
             assert await rig.connected() == booted.id
@@ -368,8 +368,8 @@ def test_uuid_of_another_machine_is_refused(tmp_path: Path) -> None:
     """A machine is wiped in another's name: two of a batch have one UUID, or somebody lies."""
 
     async def use(rig: Rig) -> None:
-        victim = (await rig.side.machines.identify(Evidence(macs=(MAC,), uuid=UUID))).machine
-        liar = (await rig.side.machines.identify(Evidence(macs=(OTHER,), uuid=OTHER_UUID))).machine
+        victim = await rig.known(Evidence(macs=(MAC,), uuid=UUID))
+        liar = await rig.known(Evidence(macs=(OTHER,), uuid=OTHER_UUID))
         await rig.desire(victim.id, ACCEPTED)
         rig.side.macs["127.0.0.1"] = OTHER
         async with rig.agent(FakeMachine(OTHER_UUID), faults=Faults(says_uuid=UUID)) as agent:
