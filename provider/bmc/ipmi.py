@@ -156,7 +156,7 @@ async def _start() -> asyncio.subprocess.Process:
 
 async def _converse(process: asyncio.subprocess.Process, request: dict[str, object]) -> dict[str, Any]:
     assert process.stdin is not None  # noqa: S101 - it was started with pipes
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101 - for mypy: it was made with a pipe
     process.stdin.write(json.dumps(request).encode() + b"\n")
     await process.stdin.drain()
     line = await process.stdout.readline()

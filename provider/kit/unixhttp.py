@@ -87,7 +87,7 @@ class UnixHttp:
     async def _call(
         self, method: str, path: str, query: Mapping[str, str | int | float], body: JsonObject | None
     ) -> JsonObject:
-        assert self._session is not None, "use it as a context manager"  # noqa: S101
+        assert self._session is not None, "use it as a context manager"  # noqa: S101 - a mistake of ours
         try:
             async with self._session.request(
                 method, URL(path, encoded=True), params=dict(query), json=body

@@ -205,7 +205,7 @@ def _check(given: Any, shape: Any, where: str) -> None:
         return
     if isinstance(shape, list):
         if not isinstance(given, list):
-            raise ValueError(f"{where}: a list is expected")  # noqa: TRY004
+            raise ValueError(f"{where}: a list is expected")  # noqa: TRY004 - it is a value that somebody sent
         for value in given:
             _check(value, shape[0], where)
         return

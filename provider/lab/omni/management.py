@@ -98,7 +98,7 @@ def _change_request(state: State, machine: str, request: str) -> None:
         text = "failed to update infra machine config: infra machine config is not accepted yet"
         raise CallError(grpc.StatusCode.UNKNOWN, text)
     spec.power_off_request_id = request
-    change: Callable[[Resource], Resource] = lambda resource: resources.with_spec(resource, spec)  # noqa: E731
+    change: Callable[[Resource], Resource] = lambda resource: resources.with_spec(resource, spec)  # noqa: E731 - for its type
     state.modify(current, change)
 
 

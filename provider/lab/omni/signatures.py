@@ -82,7 +82,7 @@ def _check_payload(raw: str, method: str, headers: dict[str, list[str]]) -> None
         raise ValueError("payload method does not match")
     signed = payload.get("headers") or {}
     if not isinstance(signed, dict):
-        raise ValueError("payload headers are not an object")  # noqa: TRY004
+        raise ValueError("payload headers are not an object")  # noqa: TRY004 - it is a value that somebody sent
     for name in _SIGNED_HEADERS:
         if signed.get(name) != headers.get(name):  # An empty list is not an absent one.
             raise ValueError(f"payload header does not match: {name}")
