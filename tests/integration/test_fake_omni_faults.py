@@ -16,7 +16,8 @@ import pytest
 
 from provider.kit.unixhttp import UnixHttpError
 from provider.lab.omni import names
-from provider.lab.omni.desk_http import FAULTS, VERBS, DeskClient, DeskHttp
+from provider.lab.omni.desk_client import DeskClient
+from provider.lab.omni.desk_http import FAULTS, VERBS, DeskHttp
 from provider.lab.omni.fake import Options
 from tests.integration.omni_client import MACHINE, Client, Site, made, refused, served
 

@@ -13,7 +13,7 @@ it says something because two readings agree.
 | `access` | who may read and write what |
 | `service`, `management` | the gRPC services |
 | `join`, `life` | how a machine comes in, and what Omni's controllers make of it |
-| `desk`, `desk_http`, `machine_port` | what the user does; the same over HTTP; what machines say |
+| `desk`, `desk_http`, `desk_client`, `machine_port` | what the user does; the same over HTTP; what machines say |
 | `faults`, `gate` | what goes wrong on demand, in calls and in connections |
 | `factory` | a tiny Image Factory |
 | `fake`, `__main__` | all of it together; as a program |

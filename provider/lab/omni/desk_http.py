@@ -18,14 +18,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import grpc
 from aiohttp import web
 
-from provider.kit.jsontypes import JsonObject
-from provider.kit.unixhttp import UnixHttp
 from provider.lab.omni.desk import Desk
 from provider.lab.omni.gate import Gate
 from provider.lab.omni.keys import KeyPair
@@ -134,34 +130,3 @@ async def refusals_as_json(request: web.Request, handler: Handler) -> web.Stream
         return web.json_response({"error": str(error), "code": error.code.name, "hint": ""}, status=status)
     except (ValueError, AttributeError) as error:  # AttributeError: a spec has no such field.
         return web.json_response({"error": str(error), "code": "", "hint": ""}, status=400)
-
-
-class DeskClient:
-    """The desk of a fake in another process; use it as an async context manager. Methods raise UnixHttpError."""
-
-    def __init__(self, socket: Path) -> None:
-        self._http = UnixHttp(socket, "the fake Omni")
-
-    async def __aenter__(self) -> DeskClient:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._http.__aexit__(*error)
-
-    async def do(self, verb: str, **arguments: object) -> object:
-        """One of `VERBS`, with its arguments; gives what the method gives."""
-        return (await self._http.post(f"/v1/{verb}", dict(arguments)))["result"]
-
-    async def fault(self, fault: str, **arguments: object) -> None:
-        """One of `FAULTS`."""
-        await self._http.post(f"/v1/faults/{fault}", dict(arguments))
-
-    async def machine(self, machine: str) -> JsonObject:
-        """Everything about a machine."""
-        return await self._http.get(f"/v1/machines/{machine}")
-
-    async def list(self, what: str) -> list[JsonObject]:
-        """`providers`, `machines`, `log` or `calls`."""
-        found = (await self._http.get(f"/v1/{what}"))[what]
-        return [dict(each) for each in found] if isinstance(found, list) else []

@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from provider.lab.omni.talos_agent import machine as machines
 from provider.lab.omni.talos_agent import tunnel, wire
@@ -14,6 +15,8 @@ from provider.lab.omni.talos_agent.faults import Faults
 from provider.lab.omni.talos_agent.machine import Machine, Wipe, WipeState
 from provider.lab.omni.talos_agent.stream import EndedError, Stream
 from provider.lab.omni.talos_agent.tunnel import CallError, Tunnel
+
+T = TypeVar("T")
 
 SERVICE = "management.AgentService"
 
@@ -144,7 +147,7 @@ class TalosAgent:
         if ipmi is None:
             raise CallError("error creating ipmi client: open /dev/ipmi0: no such file or directory", INTERNAL)
         asked = wire.read(_bytes(wire.last(wire.read(request), 1, b"")))
-        exists = _bytes(wire.last(asked, 1, b"")).decode() in ipmi.users
+        exists = await _by_ipmi(ipmi.has, _bytes(wire.last(asked, 1, b"")).decode())
         return wire.put(1, wire.put(1, ipmi.address) + wire.put(2, ipmi.port) + wire.put(3, int(exists)))
 
     async def _set_power_management(self, request: bytes) -> bytes:
@@ -157,7 +160,7 @@ class TalosAgent:
         name, password = (_bytes(wire.last(account, number, b"")).decode() for number in (1, 2))
         if not name or len(password) > 16:
             raise CallError("failed to set up IPMI user")
-        self.machine.ipmi.users[name] = password
+        await _by_ipmi(self.machine.ipmi.set, name, password)
         return b""
 
     def _refuse_power_management(self) -> None:
@@ -192,6 +195,14 @@ class TalosAgent:
         wipe.state = WipeState.DONE
         self.say("wipe done")
         return b""
+
+
+async def _by_ipmi(ask: Callable[..., T], *words: str) -> T:
+    """Ask the BMC, which may take its time."""
+    try:
+        return await asyncio.to_thread(ask, *words)
+    except OSError as error:
+        raise CallError(f"ipmi: {error}", INTERNAL) from error
 
 
 async def _flood(stream: Stream) -> None:

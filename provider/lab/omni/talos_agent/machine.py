@@ -39,6 +39,14 @@ class Ipmi:
     users: dict[str, str] = field(default_factory=dict)
     """Password by name."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is such an account."""
+        return name in self.users
+
+    def set(self, name: str, password: str) -> None:
+        """Make an account, or give it another password."""
+        self.users[name] = password
+
 
 @dataclass(eq=False)
 class Machine:
