@@ -16,19 +16,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import pydantic
 import structlog
 import typer
 from rich.console import Console
 
+from bootassets import base_layer
 from bootassets import build as builder
-from provider.domain.errors import BootwrightError
+from provider.domain.errors import BootwrightError, SettingsError
 from provider.kit import logs
-from provider.lab import firmware, namespaces, summary, view
+from provider.lab import firmware, namespaces, summary, talos, view
 from provider.lab import lab as labs
 from provider.lab import settings as lab_settings
 from provider.lab.daemons import Places
 from provider.lab.firmware import Firmware
+from provider.lab.lab import Lab
 from provider.lab.lock import Lock
+from provider.lab.omni_story import story_of
 from provider.lab.settings import LabFile, LabSettings
 from provider.lab.story import Story
 from provider.lab.witness import StageError
@@ -62,6 +66,13 @@ class Dhcp(StrEnum):
     PROXY = "proxy"
 
 
+class ManagerKind(StrEnum):
+    """Who decides about the machines."""
+
+    REFERENCE = "reference"
+    OMNI = "omni"
+
+
 _State = Annotated[Path, typer.Option("--state-dir", help="Folder of the lab: logs, disks, sockets.")]
 _Assets = Annotated[
     Path, typer.Option("--assets-dir", help="Folder of the boot assets; built if something is missing.")
@@ -72,6 +83,10 @@ _Firmware = Annotated[Kind | None, typer.Option("--firmware", help="What they bo
 _Dhcp = Annotated[
     Dhcp | None,
     typer.Option("--dhcp", help="Who leases addresses: the provider (server), or dnsmasq beside it (proxy)."),
+]
+_Manager = Annotated[
+    ManagerKind | None,
+    typer.Option("--manager", help="Who decides: our reference manager, or a fake Omni, with a stand-in for Talos."),
 ]
 _Once = Annotated[bool, typer.Option("--once", help="Run the whole story, then end.")]
 _Json = Annotated[bool, typer.Option("--json", help="With --once: print the summary as JSON on standard output.")]
@@ -87,6 +102,7 @@ class _Options:
     machines: int | None
     firmware: Kind | None
     dhcp: Dhcp | None
+    manager: ManagerKind | None
     once: bool = False
     as_json: bool = False
 
@@ -98,6 +114,7 @@ def lab(
     machines: _Machines = None,
     firmware: _Firmware = None,
     dhcp: _Dhcp = None,
+    manager: _Manager = None,
     as_json: _Json = False,
     state_dir: _State = _DEFAULT_STATE,
     assets_dir: _Assets = _DEFAULT_ASSETS,
@@ -105,7 +122,7 @@ def lab(
 ) -> None:
     """Bring a lab up and leave it up until Ctrl-C; with --once run the whole story and end."""
     if context.invoked_subcommand is None:
-        _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp, once, as_json))
+        _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp, manager, once, as_json))
 
 
 @lab_app.command()
@@ -113,12 +130,13 @@ def up(
     machines: _Machines = None,
     firmware: _Firmware = None,
     dhcp: _Dhcp = None,
+    manager: _Manager = None,
     state_dir: _State = _DEFAULT_STATE,
     assets_dir: _Assets = _DEFAULT_ASSETS,
     config: _Config = lab_settings.DEFAULT_FILE,
 ) -> None:
     """Bring a lab up, discover its machines, and leave it up until Ctrl-C."""
-    _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp))
+    _start(_Options(state_dir, assets_dir, config, machines, firmware, dhcp, manager))
 
 
 @lab_app.command()
@@ -155,7 +173,15 @@ def _outer(console: Console, options: _Options) -> int:
     lock.take()
     boards = {firmware.board(settings.firmware_of(number)) for number in (1, 2)}
     images = [board.architecture for board in (firmware.Q35, *boards)]
-    builder.build(options.assets_dir, images, lambda step, _: console.print(f"boot assets: {step}", highlight=False))
+
+    def told(step: str, _fraction: float) -> None:
+        console.print(f"boot assets: {step}", highlight=False)
+
+    if settings.manager == "omni":
+        talos.require_libraries()
+    builder.build(options.assets_dir, images, told)
+    if settings.manager == "omni":
+        base_layer.interpreter(builder.default_cache(), told)  # Inside there is no network to make it.
     return namespaces.run_inside(namespaces.own_command(), keep=[lock.descriptor])
 
 
@@ -169,7 +195,13 @@ def _settings(options: _Options) -> LabFile:
         changes["firmware"] = options.firmware.value
     if options.dhcp is not None:
         changes["dhcp"] = options.dhcp.value
-    return file.model_copy(update={"lab": LabSettings.model_validate(file.lab.model_dump() | changes)})
+    if options.manager is not None:
+        changes["manager"] = options.manager.value
+    try:
+        return file.model_copy(update={"lab": LabSettings.model_validate(file.lab.model_dump() | changes)})
+    except pydantic.ValidationError as error:
+        problems = [str(item["msg"]).removeprefix("Value error, ") for item in error.errors()]
+        raise SettingsError("\n".join(problems)) from error
 
 
 # --- the inner process -----------------------------------------------------------------------------------------------
@@ -195,10 +227,10 @@ async def _run(console: Console, options: _Options) -> int:
         shown.say(f"machines run on {accelerator.upper()}; logs are in {options.state_dir}")
         folder = options.state_dir / "run"
         async with labs.up(_settings(options), folder, options.assets_dir, accelerator) as lab:
-            story = Story(lab, shown)
+            story = story_of(lab, shown)
             shown.say("provider and manager are up")
             if not options.once:
-                return await _stay(console, shown, story, lab.places)
+                return await _stay(console, shown, story, lab)
             failure = await _tell(shown, story)
         seconds = time.monotonic() - started
     if failure is not None:
@@ -220,20 +252,21 @@ async def _tell(shown: view.View, story: Story) -> StageError | None:
     return None
 
 
-async def _stay(console: Console, shown: view.View, story: Story, places: Places) -> int:
+async def _stay(console: Console, shown: view.View, story: Story, lab: Lab) -> int:
     """Discover the machines, tell how to look around, and stay up until the outer process ends it."""
     with shown.showing(story.rows):
         await story.discover()
-    console.print(_how_to_look_around(places, story), highlight=False, markup=False, soft_wrap=True)
+    console.print(_how_to_look_around(lab, story), highlight=False, markup=False, soft_wrap=True)
     await asyncio.Event().wait()
     raise AssertionError("only cancellation ends this")
 
 
-def _how_to_look_around(places: Places, story: Story) -> str:
+def _how_to_look_around(lab: Lab, story: Story) -> str:
     """Commands that work from any other terminal, with this lab's machines in them."""
+    places = lab.places
     ids = [row.id for row in story.rows]
     operator = f"--socket {places.operator_socket}"
-    manager = f"--state {places.manager_state}"
+    decide = _at_omni(lab, story) if lab.settings.manager == "omni" else _at_reference_manager(places, ids[0])
     console = story.actors[0].machine.files.console_socket
     return f"""
 The lab is up; Ctrl-C ends it, or from elsewhere: bootwright lab down. In another terminal:
@@ -243,13 +276,23 @@ The lab is up; Ctrl-C ends it, or from elsewhere: bootwright lab down. In anothe
   bootwright machine explain {ids[0]} {operator}
   bootwright machine events {ids[0]} {operator}
   bootwright machine power {ids[0]} status {operator}
-  bootwright manager machines {manager}
-  bootwright manager accept {ids[0]} {manager}
-  bootwright manager allocate {ids[0]} marker {manager}
-  bootwright manager release {ids[0]} {manager}
+{decide}
 
 Logs: {places.folder}/*.log. Serial console of {story.rows[0].name}: socat -,raw,echo=0 UNIX-CONNECT:{console}
 """
+
+
+def _at_reference_manager(places: Places, machine: str) -> str:
+    state = f"--state {places.manager_state}"
+    verbs = ("machines", f"accept {machine}", f"allocate {machine} marker", f"release {machine}")
+    return "\n".join(f"  bootwright manager {verb} {state}" for verb in verbs)
+
+
+def _at_omni(lab: Lab, story: Story) -> str:
+    desk = f"  curl -s --unix-socket {lab.places.desk_socket} http://omni/v1"
+    body = json.dumps({"machine": story.actors[0].known_as})
+    verbs = ("accept", "allocate", "release", "remove")
+    return "\n".join([f"{desk}/machines", *(f"{desk}/{verb} -d '{body}'" for verb in verbs)])
 
 
 def _complain(console: Console, error: BootwrightError) -> None:

@@ -9,6 +9,8 @@ What is what, from the outside in:
 - `machines` are QEMU processes (`qemu`) with prefilled `disks`, each behind a BMC (`bmc`) that holds the power switch.
 - `daemons` runs provider and manager as processes of their own with ordinary configuration files, and `uplink` is the
   wire between those two, which can be cut.
+- `managers` is what the lab wants of a manager: of our own, or (`omni_manager`) of the fake Omni in `omni`. With that one,
+  machines run `lab_talos`, whose image `talos` makes, and the story is that of `omni_story`.
 - `witness` writes down what provider and manager say happened; `story` presses the buttons, waits for the witness and
   looks at the disks from outside; `summary` and `view` tell people.
 

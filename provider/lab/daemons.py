@@ -21,7 +21,7 @@ import structlog
 import yaml
 
 from provider.domain.errors import PermanentError
-from provider.lab import firmware
+from provider.lab import firmware, network
 from provider.lab.bmc import PORT as BMC_PORT
 from provider.lab.firmware import Firmware
 from provider.lab.machines import LabMachine
@@ -33,6 +33,9 @@ log = structlog.get_logger()
 MANAGER_PORT = 9443
 UPLINK_PORT = 9444
 """Where the provider finds the manager: the lab's uplink is in between."""
+
+MACHINE_PORT, FACTORY_PORT = 9445, 9446
+"""Of the fake Omni: where machines find it, on the provider's address, and its Image Factory."""
 
 _KNOCK_SECONDS = 0.05
 
@@ -150,6 +153,21 @@ class Places:
         """The manager's control API."""
         return self.manager_state / "control.sock"
 
+    @property
+    def desk_socket(self) -> Path:
+        """The desk of the fake Omni."""
+        return self.manager_state / "desk.sock"
+
+    @property
+    def omni_key(self) -> Path:
+        """The provider's key for Omni."""
+        return self.folder / "omni-key"
+
+    @property
+    def talos(self) -> Path:
+        """The images of the stand-in for Talos."""
+        return self.folder / "talos"
+
     def machine(self, name: str) -> Path:
         """What belongs to one machine."""
         return self.folder / name
@@ -165,6 +183,28 @@ def make_manager(places: Places, patience: timedelta) -> Daemon:
     return Daemon("manager", command, places.manager_socket, places.log("manager"), patience)
 
 
+def make_omni(places: Places, patience: timedelta) -> Daemon:
+    """The fake Omni with its Image Factory, which has the images of `places.talos`."""
+    command: list[str | Path] = [
+        sys.executable,
+        "-P",
+        "-m",
+        "provider.lab.omni",
+        "--state",
+        places.manager_state,
+        "--tls",
+    ]
+    command += ["--listen", f"{HOST}:{MANAGER_PORT}", "--machines", f"{network.PROVIDER_ADDRESS.ip}:{MACHINE_PORT}"]
+    command += ["--factory", f"{HOST}:{FACTORY_PORT}", "--files", places.talos]
+    return Daemon("manager", command, places.desk_socket, places.log("manager"), patience)
+
+
+def keep_omni_key(places: Places, key: str) -> None:
+    """Where the provider finds it, and nobody else."""
+    places.omni_key.touch(mode=0o600)
+    places.omni_key.write_text(key, encoding="ascii")
+
+
 def make_provider(places: Places, patience: timedelta) -> Daemon:
     """The provider; `write_configuration` comes first."""
     command = bootwright("serve", "--config", places.configuration)
@@ -172,9 +212,13 @@ def make_provider(places: Places, patience: timedelta) -> Daemon:
 
 
 def write_configuration(
-    places: Places, template: Mapping[str, Any], assets: Path, machines: Sequence[LabMachine]
+    places: Places,
+    template: Mapping[str, Any],
+    assets: Path,
+    machines: Sequence[LabMachine],
+    manager: Mapping[str, Any],
 ) -> None:
-    """Write the provider's configuration file: the template, and what the lab alone knows."""
+    """Write the provider's configuration file: the template, what the lab alone knows, and the part about the manager."""
     board = firmware.board(machines[0].hardware.firmware)
     link = places.folder / "image"
     link.unlink(missing_ok=True)
@@ -188,6 +232,15 @@ def write_configuration(
         "uefi": template.get(
             "uefi", {"machines": [_signed(machine) for machine in machines if _needs_signed(machine)]}
         ),
+        **manager,
+    }
+    places.configuration.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    places.configuration.chmod(0o600)  # There are passwords in it.
+
+
+def of_reference_manager(places: Places, machines: Sequence[LabMachine]) -> Mapping[str, Any]:
+    """The part of the configuration that names it; the BMCs are ours to know."""
+    return {
         "bmcs": [_bmc(machine) for machine in machines],
         "manager": {
             "url": f"wss://{HOST}:{UPLINK_PORT}/link",
@@ -196,8 +249,19 @@ def write_configuration(
             "heartbeat": "2s",
         },
     }
-    places.configuration.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    places.configuration.chmod(0o600)  # There are passwords in it.
+
+
+def of_omni(places: Places) -> Mapping[str, Any]:
+    """The part that names Omni. The agent gets us into the BMCs, and wipes all of each disk, so that the lab can prove it."""
+    return {
+        "manager": {
+            "kind": "omni",
+            "endpoint": f"https://{HOST}:{UPLINK_PORT}",
+            "key_file": str(places.omni_key),
+            "ca_file": str(places.manager_state / "tls" / "ca.pem"),
+        },
+        "talos": {"factory_url": f"http://{HOST}:{FACTORY_PORT}", "wipe_zeroes": True},
+    }
 
 
 def _needs_signed(machine: LabMachine) -> bool:

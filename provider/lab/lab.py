@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ import structlog
 
 from provider.domain.errors import PermanentError
 from provider.kit.unixhttp import UnixHttp
-from provider.lab import daemons, disks, firmware, installer, network, qemu
+from provider.lab import daemons, disks, firmware, installer, network, qemu, talos
 from provider.lab.bmc import Account, VirtualBmc
 from provider.lab.daemons import Daemon, Places
 from provider.lab.foreign_dhcp import ForeignDhcp
 from provider.lab.machines import LabMachine
+from provider.lab.managers import Manager, ReferenceManager
 from provider.lab.network import Network
+from provider.lab.omni.desk_client import DeskClient
+from provider.lab.omni_manager import OmniManager
 from provider.lab.qemu import Accelerator, Files, Hardware
 from provider.lab.settings import LabFile, LabSettings
 from provider.lab.uplink import Uplink
@@ -50,7 +53,8 @@ class Lab:
     provider: Daemon
     manager: Daemon
     uplink: Uplink
-    client: Client
+    client: Manager
+    """What the manager is asked, and asked to decide."""
     operators: UnixHttp
     witness: Witness
 
@@ -77,14 +81,14 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
         for machine in machines:
             stack.push_async_callback(machine.close)
             await machine.open()
-        manager = await _running(stack, daemons.make_manager(places, settings.patience.start))
+        start_manager = _omni if settings.manager == "omni" else _reference_manager
+        manager, client, told = await start_manager(stack, places, settings, machines, assets)
         uplink = Uplink(daemons.UPLINK_PORT, daemons.MANAGER_PORT)
         await uplink.mend()
         stack.push_async_callback(uplink.cut)
         installer.build(places.folder / "installer.cpio")
-        daemons.write_configuration(places, file.provider_settings(), assets, machines)
+        daemons.write_configuration(places, file.provider_settings(), assets, machines, told)
         provider = await _running(stack, daemons.make_provider(places, settings.patience.start))
-        client = await stack.enter_async_context(Client(places.manager_socket))
         operators = await stack.enter_async_context(UnixHttp(places.operator_socket, "the provider"))
         witness = Witness(operators, client)
         runs = [machine.run() for machine in machines]
@@ -92,6 +96,34 @@ async def up(file: LabFile, folder: Path, assets: Path, accelerator: Accelerator
             runs.append(foreign_dhcp.watch())
         async with _beside(witness.run(), provider.watch(), manager.watch(), *runs):
             yield Lab(settings, places, machines, provider, manager, uplink, client, operators, witness)
+
+
+_Started = tuple[Daemon, Manager, Mapping[str, Any]]
+"""A manager that runs, who speaks to it, and what the provider's configuration says of it."""
+
+
+async def _reference_manager(
+    stack: contextlib.AsyncExitStack, places: Places, settings: LabSettings, machines: Sequence[LabMachine], _: Path
+) -> _Started:
+    daemon = await _running(stack, daemons.make_manager(places, settings.patience.start))
+    client = await stack.enter_async_context(Client(places.manager_socket))
+    return daemon, ReferenceManager(client), daemons.of_reference_manager(places, machines)
+
+
+async def _omni(
+    stack: contextlib.AsyncExitStack,
+    places: Places,
+    settings: LabSettings,
+    machines: Sequence[LabMachine],
+    assets: Path,
+) -> _Started:
+    talos.require_libraries()
+    bmcs = {machine.hardware.uuid: str(machine.bmc.address) for machine in machines}
+    await asyncio.to_thread(talos.build_images, places.talos, assets, bmcs)
+    daemon = await _running(stack, daemons.make_omni(places, settings.patience.start))
+    desk = OmniManager(await stack.enter_async_context(DeskClient(places.desk_socket)))
+    daemons.keep_omni_key(places, await desk.create_provider())
+    return daemon, desk, daemons.of_omni(places)
 
 
 def _foreign_dhcp(places: Places, settings: LabSettings, machines: Sequence[LabMachine]) -> ForeignDhcp:

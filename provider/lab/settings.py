@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from provider.domain.errors import SettingsError
-from provider.lab.firmware import Firmware
+from provider.lab.firmware import Q35, Firmware, board
 from provider.settings import plain_yaml
 from provider.settings.models import Duration, Model
 
@@ -44,6 +44,8 @@ class LabSettings(Model):
     firmware: Firmware | Literal["mixed"] = "mixed"
     dhcp: Literal["server", "proxy"] = "server"
     """server: the provider leases the addresses. proxy: dnsmasq does, and the provider adds the boot part."""
+    manager: Literal["reference", "omni"] = "reference"
+    """reference: our own. omni: the fake Omni; machines run a stand-in for Talos then."""
     memory_mib: int = Field(default=768, ge=512)
     """Of each machine."""
     disk_mib: int = Field(default=128, ge=16)
@@ -51,6 +53,13 @@ class LabSettings(Model):
     disk_bytes_per_second: int = Field(default=0, ge=0)
     """Limit of each disk; 0 for none."""
     patience: Patience = Patience()
+
+    @model_validator(mode="after")
+    def _talos_has_a_stand_in(self) -> LabSettings:
+        boards = {board(self.firmware_of(number)) for number in (1, 2)}
+        if self.manager == "omni" and (boards != {Q35} or self.firmware is Firmware.SECURE_BOOT):
+            raise ValueError("with manager: omni, machines are bios, uefi, uefi-http or mixed")
+        return self
 
     def firmware_of(self, number: int) -> Firmware:
         """Firmware of machine `number`, counted from 1; mixed begins with BIOS."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from provider.domain.event import Event
 from provider.kit.unixhttp import UnixHttpError
-from provider.lab import disks, installer, lab_installer
+from provider.lab import disks, installer, lab_installer, summary
 from provider.lab.firmware import Firmware
 from provider.lab.lab import Lab, first_cause
 from provider.lab.machines import LabMachine
@@ -24,16 +24,17 @@ from provider.lab.witness import Report, StageError
 
 T = TypeVar("T")
 
-PROFILE = "marker"
-"""The boot profile of config/lab.yaml that the story allocates."""
-
 
 class Actor:
     """One machine's part in the story."""
 
+    stages: Sequence[str] = summary.STAGES
+    kernel = "vmlinuz"
+    """In the name of the first kernel that the machine loads."""
+
     def __init__(self, lab: Lab, machine: LabMachine, view: View) -> None:
         self.machine = machine
-        self.row = Row(machine.name, machine.hardware.firmware.value)
+        self.row = Row(machine.name, machine.hardware.firmware.value, stages=self.stages)
         self.id = ""
         self._lab = lab
         self._view = view
@@ -41,6 +42,11 @@ class Actor:
         self._since = datetime.now(UTC)
         """When the manager last changed its mind about the machine."""
         self._untouched = {disk.serial: disks.digest(disk.path) for disk in machine.hardware.disks}
+
+    @property
+    def known_as(self) -> str:
+        """What the manager calls it."""
+        return self.id
 
     # --- the stages, in order ---
 
@@ -62,7 +68,7 @@ class Actor:
     async def be_accepted(self) -> None:
         """The manager accepts."""
         self._since = datetime.now(UTC)
-        await self._ask_manager(self._lab.client.want(self.id, "accept"))
+        await self._ask_manager(self._lab.client.accept(self.known_as))
         self._note("accepted", datetime.now(UTC))
         self._says("accepted")
 
@@ -76,19 +82,18 @@ class Actor:
         self._says("wiped, says the agent")
         report = await self._witnessed(stage, lambda: self._at_manager("ready", "off"), self._patience.power)
         self._note(stage, report.at)
-        self.row.disks = report.wiped_disks
         await self._within(self.machine.wait_for_power(on=False), "power-off", self._patience.power)
         self.prove_erased()
+        self.row.disks = self._wiped_disks(report)
         self._says("ready and off; not a byte is left on its disks")
 
     async def be_installed(self) -> None:
         """Be allocated, boot the installer, and be handed over to the disk by the boot after that."""
         self._since = datetime.now(UTC)
-        await self._ask_manager(self._lab.client.allocate(self.id, PROFILE))
-        self._says(f"allocated to {PROFILE}")
+        await self._ask_manager(self._lab.client.allocate(self.known_as))
+        self._says("allocated")
         await self._within(self.machine.wait_for_power(on=True), "power-on for the installer", self._patience.power)
-        installed = await self._witnessed("installed", lambda: self._event("install.reported"), self._patience.boot)
-        self._note("installed", installed.at)
+        self._note("installed", await self._witnessed("installed", self._installation, self._patience.boot))
         self._says("installed")
         if not installer.was_installed(self.machine.hardware.disks[0].path):
             raise StageError("installed", f"the installer's mark is not on the disk of {self.machine.name}")
@@ -104,9 +109,12 @@ class Actor:
     async def be_released(self) -> None:
         """Be released: wiped, off and ready once more."""
         self._since = datetime.now(UTC)
-        await self._ask_manager(self._lab.client.want(self.id, "release"))
+        await self._ask_manager(self._lab.client.release(self.known_as))
         self._says("released")
         await self.become_ready("released")
+
+    async def end(self) -> None:
+        """It stays as it is."""
 
     # --- proofs from outside ---
 
@@ -129,13 +137,22 @@ class Actor:
         mac = self.machine.hardware.mac
         return next((r for r in self._lab.witness.reports if mac in r.macs and r.inventory is not None), None)
 
+    def _installation(self) -> datetime | None:
+        """When the installer said that it is done."""
+        event = self._event("install.reported")
+        return None if event is None else event.at
+
+    def _wiped_disks(self, report: Report) -> list[dict[str, Any]]:
+        """Serial, method and verification of each, for the summary."""
+        return report.wiped_disks
+
     def _event(self, name: str, **data: str) -> Event | None:
         """The first event of this name, with this data, since the manager last changed its mind."""
         found = self._lab.witness.events_of(self.id, name, self._since)
         return next((event for event in found if data.items() <= event.data.items()), None)
 
     def _at_manager(self, phase: str, power: str) -> Report | None:
-        report = self._lab.witness.reported(self.id)
+        report = self._lab.witness.reported(self.known_as)
         return report if report is not None and (report.phase, report.power) == (phase, power) else None
 
     # --- waiting and telling ---
@@ -145,7 +162,7 @@ class Actor:
         found = await self._lab.witness.until(answer, f"{stage} of {self.machine.name}", patience)
         self.row.doing = ""
         self._note_boot()
-        report = self._lab.witness.reported(self.id)
+        report = self._lab.witness.reported(self.known_as)
         self.row.phase = report.phase if report is not None else ""
         return found
 
@@ -170,7 +187,8 @@ class Actor:
 
     def _note_boot(self) -> None:
         """Take the times of the first boot from the provider's events."""
-        for stage, names, file in _BOOT_STAGES:
+        for stage, names in _BOOT_STAGES:
+            file = self.kernel if stage == "kernel" else ""
             events = [event for name in names for event in self._lab.witness.events_of(self.id, name)]
             times = [event.at for event in events if file in str(event.data.get("file", ""))]
             if times:
@@ -178,20 +196,20 @@ class Actor:
 
 
 _BOOT_STAGES = (
-    ("DHCPACK", ("dhcp.acknowledged",), ""),
-    ("NBP", ("tftp.sent",), ""),
-    ("script", ("boot.script_served",), ""),
-    ("kernel", ("boot.file_served", "tftp.sent"), "vmlinuz"),
-    ("agent", ("agent.enrolled",), ""),
+    ("DHCPACK", ("dhcp.acknowledged",)),
+    ("NBP", ("tftp.sent",)),
+    ("script", ("boot.script_served",)),
+    ("kernel", ("boot.file_served", "tftp.sent")),
+    ("agent", ("agent.enrolled",)),
 )
-"""Stage, events, and what the event's file is called."""
+"""Stage, and events that are it."""
 
 
 class Story:
     """All machines' parts, side by side; `rows` is what the summary shows, also while it goes on."""
 
-    def __init__(self, lab: Lab, view: View) -> None:
-        self.actors = [Actor(lab, machine, view) for machine in lab.machines]
+    def __init__(self, lab: Lab, view: View, actor: type[Actor] = Actor) -> None:
+        self.actors = [actor(lab, machine, view) for machine in lab.machines]
         self.rows: Sequence[Row] = [actor.row for actor in self.actors]
 
     async def discover(self) -> None:
@@ -209,6 +227,10 @@ class Story:
         await self.actors[0].be_installed()
         await self.actors[0].be_released()
 
+    async def finish(self) -> None:
+        """Step 7: what becomes of all of them in the end; nothing, with our own manager."""
+        await _together(actor.end() for actor in self.actors)
+
     async def tell(self) -> None:
         """
         Everything.
@@ -220,6 +242,7 @@ class Story:
             await self.discover()
             await self.wipe()
             await self.install()
+            await self.finish()
         except BaseExceptionGroup as failures:
             raise first_cause(failures) from failures
 

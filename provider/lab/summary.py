@@ -28,6 +28,9 @@ STAGES = (
 )
 """In the order in which they come. `inventory` and everything about phases is when the manager knew it."""
 
+OMNI_STAGES = (*STAGES[:4], "joined", "agent", *STAGES[6:], "removed")
+"""With Omni, which knows no inventory; machines join it, and leave it."""
+
 _UNLIMITED = 10_000
 """Columns of a terminal that nobody has: rich never asks for more than it may have."""
 
@@ -43,6 +46,8 @@ class Row:
     doing: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     disks: list[dict[str, Any]] = field(default_factory=list)
+    stages: Sequence[str] = STAGES
+    """What happens to it; the same for all rows."""
 
     def note(self, stage: str, seconds: float) -> None:
         """Take the time of a stage; the first one counts."""
@@ -70,11 +75,11 @@ def _lines(rows: Sequence[Row]) -> Table:
     grid = _grid()
     for heading in ("machine", "id", "firmware"):
         grid.add_column(heading)
-    for stage in STAGES:
+    for stage in _stages(rows):
         grid.add_column(stage, justify="right")
     grid.add_column("phase")
     for row in rows:
-        grid.add_row(row.name, row.id, row.firmware, *map(row.time_of, STAGES), row.doing or row.phase)
+        grid.add_row(row.name, row.id, row.firmware, *map(row.time_of, row.stages), row.doing or row.phase)
     return grid
 
 
@@ -85,10 +90,14 @@ def _columns(rows: Sequence[Row]) -> Table:
         grid.add_column(row.name, justify="right")
     grid.add_row("id", *(row.id for row in rows))
     grid.add_row("firmware", *(row.firmware for row in rows))
-    for stage in STAGES:
+    for stage in _stages(rows):
         grid.add_row(stage, *(row.time_of(stage) for row in rows))
     grid.add_row("phase", *(row.doing or row.phase for row in rows))
     return grid
+
+
+def _stages(rows: Sequence[Row]) -> Sequence[str]:
+    return rows[0].stages if rows else STAGES
 
 
 def _grid() -> Table:

@@ -1,7 +1,7 @@
 """
 What provider and manager say happened, written down as it is said.
 
-Two tasks follow the two programs by long polls, over kills and restarts of either: the provider's events by their ids,
+Two tasks follow the two programs, over kills and restarts of either: the provider's events by their ids,
 the manager's log of received changes by its rows. The story asks questions about it all and is answered as soon as the
 answer is there; nobody ever sleeps for a while and hopes.
 """
@@ -21,7 +21,7 @@ from provider.domain.event import Event
 from provider.kit.jsontypes import JsonObject
 from provider.kit.signal import Signal
 from provider.kit.unixhttp import UnixHttp, UnixHttpError
-from provider.reference_manager.client import Client
+from provider.lab.managers import Manager
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class Report:
 class Witness:
     """Everything that was said so far; `run` listens."""
 
-    def __init__(self, operators: UnixHttp, manager: Client) -> None:
+    def __init__(self, operators: UnixHttp, manager: Manager) -> None:
         self.events: list[Event] = []
         """The provider's, in their order."""
         self.reports: list[Report] = []
@@ -131,12 +131,10 @@ class Witness:
 
     async def _hear_manager(self) -> None:
         after = int(str(self.received[-1]["id"])) if self.received else 0
-        fresh = await self._manager.watch(after, LONG_POLL_SECONDS)
-        # The log tells that states changed, the list of machines what they are.
-        machines = await self._manager.machines() if fresh else []
-        self.received += fresh
-        for machine in machines:
-            self._take(str(machine["id"]), machine["state"])
+        heard = await self._manager.hear(after)
+        self.received += heard.received
+        for machine, state in heard.states.items():
+            self._take(machine, state)
         self._rang.ring()
 
     def _take(self, machine_id: str, state: Any) -> None:

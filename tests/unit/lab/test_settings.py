@@ -45,3 +45,11 @@ def test_missing_file(tmp_path: Path) -> None:
     """A wrong path ends in a traceback."""
     with pytest.raises(SettingsError, match=r"nowhere\.yaml cannot be read"):
         settings.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("firmware", ["uefi-arm64", "secure-boot"])
+def test_omni_has_machines_of_its_own(firmware: str) -> None:
+    """A machine boots nothing, because the stand-in for Talos is not made for it."""
+    with pytest.raises(ValueError, match="with manager: omni"):
+        LabSettings.model_validate({"manager": "omni", "firmware": firmware})
+    assert LabSettings.model_validate({"manager": "omni"}).firmware == "mixed"

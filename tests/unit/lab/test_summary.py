@@ -54,6 +54,16 @@ def test_table_marks_what_did_not_happen() -> None:
     ]  # fmt: skip
 
 
+def test_stages_with_omni() -> None:
+    """Joining Omni and leaving it are in no table."""
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary.Summary([Row("LAB-01", "bios", stages=summary.OMNI_STAGES)]))
+    headings = captured.get().splitlines()[0].split()
+    assert headings[3:] == [*summary.OMNI_STAGES, "phase"]
+    assert {"joined", "removed"} == set(headings) - set(summary.STAGES) - {"machine", "id", "firmware", "phase"}
+
+
 def test_narrow_terminal_shows_a_column_for_each_machine() -> None:
     """On 60 columns, headings and ids are cut to a letter or two."""
     shown = _shown(60)
