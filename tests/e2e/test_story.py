@@ -57,6 +57,7 @@ def _told(assets: Path, folder: Path, *arguments: str) -> Any:
     command = [sys.executable, "-m", "provider", "lab", "--once", "--json", *arguments]
     command += ["--state-dir", str(folder), "--assets-dir", str(assets)]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=STORY_SECONDS, check=False)
+    assert result.stdout, "it ended before its story, and said why on standard error"
     summary = json.loads(result.stdout)
     assert result.returncode == 0, summary
     assert summary["ok"] is True
