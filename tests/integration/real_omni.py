@@ -181,7 +181,7 @@ class Member:
         """A SequenceEvent, from the machine's own address."""
         event = put(1, sequence) + put(2, action) + (put(3, put(2, problem)) if problem else b"")  # FATAL is zero.
         data = put(1, "type.googleapis.com/machine.SequenceEvent") + put(2, event)
-        await _ip("address", "replace", f"{self.address}/128", "dev", "lo")
+        await _ip("address", "replace", f"{self.address}/128", "dev", "lo", "nodad")
         async with _from(self.address, OMNI, EVENTS_PORT) as address:
             await _call(address, "/events.EventSinkService/Publish", put(1, data))
 

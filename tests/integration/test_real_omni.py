@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration import real_omni
+from tests.integration import real_omni, real_talos_agent
 from tests.integration.omni_process import FILES, Booted, Ipxe
 from tests.integration.provider_process import ProviderProcess, provider_process
 from tests.integration.real_omni import SURROUNDINGS, VARIABLE, Member, RealOmni
@@ -93,18 +93,29 @@ class Site:
         events = operator(self.provider, f"/v1/events?machine={UUID}&limit=1000")["events"]
         return [event["name"] for event in events].count("wipe.finished")
 
-    @contextlib.contextmanager
-    def agent(self, booted: Booted) -> Iterator[None]:
-        """Sidero's agent, as the kernel line says where it finds us."""
+    @contextlib.asynccontextmanager
+    async def fake_agent(self, booted: Booted) -> AsyncIterator[None]:
+        """Ours of Sidero's agent, where the kernel line says that it finds us."""
         ca = self.provider.folder / "ca.pem"
-        ca.write_bytes(self.provider.boot("GET", "/ca.pem").body)
-        command = [sys.executable, "-m", "provider.lab.omni.talos_agent", "--uuid", UUID, "--ca", str(ca)]
-        command += ["--address", booted.argument("metal.provider.address")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            try:
-                yield
-            finally:
-                process.kill()
+        ca.write_bytes(self._ca())
+        arguments = ["--uuid", UUID, "--ca", str(ca), "--address", booted.argument("metal.provider.address")]
+        command = [sys.executable, "-m", "provider.lab.omni.talos_agent", *arguments]
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            process.kill()
+            await process.wait()
+
+    @contextlib.asynccontextmanager
+    async def real_agent(self, booted: Booted) -> AsyncIterator[None]:
+        """The real one, with the kernel line that the machine has from us; not at a BMC, which this machine has not."""
+        arguments = " ".join([*booted.arguments, "metal.provider.test.mode=1"])
+        async with real_talos_agent.running(real_talos_agent.Machined(UUID), arguments, self._ca()):
+            yield
+
+    def _ca(self) -> bytes:
+        return self.provider.boot("GET", "/ca.pem").body
 
 
 @contextlib.asynccontextmanager
@@ -129,15 +140,19 @@ def at_site(folder: Path, use: Callable[[Site], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_a_machine_from_its_first_boot_to_its_removal(tmp_path: Path) -> None:
-    """We and our fake Omni agree with each other, and not with Omni."""
+@pytest.mark.parametrize("real_agent", [False, True], ids=["fake-agent", "real-agent"])
+def test_a_machine_from_its_first_boot_to_its_removal(tmp_path: Path, real_agent: bool) -> None:
+    """We and our fakes agree with each other, and not with Omni, or not with Sidero's agent."""
+    if real_agent and (real_talos_agent.VARIABLE not in os.environ or os.geteuid() != 0):
+        pytest.skip(f"{real_talos_agent.VARIABLE} names no talos-metal-agent, or we are not root")
 
     async def use(here: Site) -> None:
+        agent = here.real_agent if real_agent else here.fake_agent
         omni = here.omni
         booted = await here.booted()
         assert (booted.kernel, booted.initrds) == (FILES["kernel-amd64"], (FILES["initramfs-amd64.xz"],))
         member = await here.member()
-        with here.agent(booted):
+        async with agent(booted):
             await asyncio.sleep(1)
             assert await here.wipes() == 0, "it is pending"
             await omni.configure(UUID, acceptance_status="ACCEPTED")
@@ -164,7 +179,7 @@ def test_a_machine_from_its_first_boot_to_its_removal(tmp_path: Path) -> None:
         await omni.release(UUID)
         await here.told("starting the agent")
         await here.status(ready_to_use=False)
-        with here.agent(await here.booted()):
+        async with agent(await here.booted()):
             await here.status(ready_to_use=True, installed=False)
         assert await here.wipes() == 2
 
