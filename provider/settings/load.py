@@ -58,7 +58,7 @@ def load(path: Path) -> Settings:
     if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
         raise SettingsError(f"{path}:1: the file holds no settings", hint="start from config/provider.yaml")
     lines = dict(_lines(node, ()))
-    problems = [f"{path}:{line}: {_spelled(place)}: is written twice" for place, line in _twice(node, ())]
+    problems = [f"{path}:{line}: {_spelled(place)}: is written twice" for place, line in plain_yaml.twice(node)]
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -244,22 +244,6 @@ def _lines(node: yaml.Node, place: _Place) -> Iterator[tuple[_Place, int]]:
             here = (*place, number)
             yield here, value.start_mark.line + 1
             yield from _lines(value, here)
-
-
-def _twice(node: yaml.Node, place: _Place) -> Iterator[tuple[_Place, int]]:
-    """YAML lets the second of two equal keys win silently; we do not."""
-    if isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield from _twice(value, (*place, number))
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen = set()
-    for key, value in node.value:
-        here = (*place, key.value)
-        if key.value in seen:
-            yield here, key.start_mark.line + 1
-        seen.add(key.value)
-        yield from _twice(value, here)
 
 
 def _nearest(lines: dict[_Place, int], place: _Place) -> int:

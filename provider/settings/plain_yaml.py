@@ -6,6 +6,7 @@ YAML without the traps of YAML 1.1, which PyYAML reads: there, the MAC address `
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import yaml
 
@@ -24,6 +25,24 @@ def load(text: str) -> object:
         yaml.YAMLError: If it is none.
     """
     return yaml.load(text, Loader=Loader)  # noqa: S506 - a safe one
+
+
+def twice(node: yaml.Node, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """
+    Give the place and the line of each key that stands in its mapping for the second time, where YAML lets it win silently.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield from twice(value, (*place, number))
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        here = (*place, key.value)
+        if key.value in seen:
+            yield here, key.start_mark.line + 1
+        seen.add(key.value)
+        yield from twice(value, here)
 
 
 class Loader(yaml.SafeLoader):

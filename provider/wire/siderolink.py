@@ -141,10 +141,13 @@ def machine_config(join: str, *others: str) -> Secret:
 
 
 def _documents(text: str) -> Iterator[str]:
-    """The documents of a stream that have something in them. No scalar of YAML has its marks at the start of a line."""
+    """
+    The documents of a stream that have something in them, without directives: those must follow the end of a document, and say
+    nothing that Talos needs. No scalar of YAML has its marks at the start of a line.
+    """
     for document in re.split(r"^---(?=\s|\Z)", text.replace("\r\n", "\n"), flags=re.MULTILINE):
-        lines = [line for line in document.strip("\n").split("\n") if line.rstrip() != "..."]
-        if any(line.strip() and line[0] not in "#%" for line in lines):
+        lines = [line for line in document.strip("\n").split("\n") if not re.match(r"\.\.\.(\s|\Z)|%", line)]
+        if any(line.strip() and line[0] != "#" for line in lines):
             yield "\n".join(lines) + "\n"
 
 
@@ -153,11 +156,17 @@ def refuse_overrides(documents: Iterable[object]) -> None:
     Check the operator's extra documents, as they were read.
 
     Raises:
-        SettingsError: If one would stand in for what makes a machine join, or is no document of Talos; names all that do.
+        SettingsError: If one would stand in for what makes a machine join, or Talos would refuse them all for it; names all.
     """
-    problems = [
-        f"document {number}: {why}" for number, document in enumerate(documents, 1) for why in _problems(document)
-    ]
+    problems: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    for number, document in enumerate(documents, 1):
+        problems += [f"document {number}: {why}" for why in _problems(document)]
+        if isinstance(document, dict):
+            known_as = str(document.get("kind")), str(document.get("name"))
+            if known_as in seen:
+                problems.append(f"document {number}: there is another {' '.join(known_as).removesuffix(' None')}")
+            seen.add(known_as)
     if problems:
         raise SettingsError(
             "\n".join(["the extra machine configuration cannot be used:", *problems]),
@@ -165,19 +174,25 @@ def refuse_overrides(documents: Iterable[object]) -> None:
         )
 
 
+_JOINING = {"siderolinkconfig": "SideroLinkConfig", "eventsinkconfig": "EventSinkConfig"}
+"""By their names in lower case: Talos knows no such kind then, and refuses every document for it."""
+
+
 def _problems(document: object) -> Iterator[str]:
     match document:
         case None:
             return
-        case {"kind": "SideroLinkConfig" | "EventSinkConfig" as kind}:
-            yield f"{kind} makes machines join"
-        case {"kind": "KmsgLogConfig", "name": str(name)} if name in LOG_NAMES:
+        case {"machine": _} | {"cluster": _} | {"debug": _} | {"persist": _} | {"kind": "v1alpha1"}:
+            yield "a machine configuration is Omni's to give"
+        case {"kind": str(kind)} if kind.lower() in _JOINING:
+            yield f"{_JOINING[kind.lower()]} makes machines join"
+        case {"kind": str(kind), "name": str(name)} if kind.lower() == "kmsglogconfig" and name in LOG_NAMES:
             yield f"KmsgLogConfig {name} takes the kernel's log to Omni"
-        case {"kind": "TrustedRootsConfig", "name": name} if name == OUR_CA:
+        case {"kind": str(kind), "name": str(name)} if kind.lower() == "trustedrootsconfig" and name == OUR_CA:
             yield f"TrustedRootsConfig {OUR_CA} is ours"
-        case {"kind": str(), "apiVersion": str()}:
+        case {"kind": str(kind), "apiVersion": str(version)} if kind and version:
             return
-        case {"version": _} | {"machine": _} | {"cluster": _}:
+        case {"version": _}:
             yield "a machine configuration is Omni's to give"
         case _:
             yield "it has no apiVersion and kind"

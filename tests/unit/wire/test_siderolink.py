@@ -112,7 +112,9 @@ def test_machine_config_alone_is_as_it_was() -> None:
     "text",
     [
         "---\nkind: X\n", "kind: X", "\n\n--- \nkind: X\n...\n", "# of ours\n---\nkind: X\n---\n# no more\n", "--- {kind: X}",
-        "%YAML 1.2\n---\nkind: X\n", "---\n---\nkind: X\n---\n", "kind: X\r\n---\r\n", "---\tkind: X",
+        "%YAML 1.2\n---\nkind: X\n", "---\n---\nkind: X\n---\n",
+        "# a\n... # end\n%YAML 1.1\n%TAG !e! tag:x\n--- # of\nkind: X\n...\n%YAML 1.1\n---\n",
+        "kind: X\r\n---\r\n", "---\tkind: X",
     ],
 )  # fmt: skip
 def test_marks_of_documents(text: str) -> None:
@@ -147,6 +149,15 @@ def test_ca_that_is_none(pem: str) -> None:
         ({"version": "v1alpha1", "machine": {}}, "Omni's to give"),
         ({"cluster": {}}, "Omni's to give"),
         ({"kind": "SideroLinkConfig"}, "makes machines join"),
+        ({"apiVersion": "v1beta1", "kind": "SideroLinkConfig"}, "SideroLinkConfig makes machines join"),
+        ({"apiVersion": "v1alpha1", "kind": "siderolinkconfig"}, "SideroLinkConfig makes machines join"),
+        ({"apiVersion": "v1alpha1", "kind": "kmsgLogConfig", "name": "omni-kmsg"}, "KmsgLogConfig omni-kmsg"),
+        ({"apiVersion": "v1alpha1", "kind": "", "machine": {}}, "Omni's to give"),
+        ({"apiVersion": "v1alpha1", "kind": ""}, "no apiVersion and kind"),
+        ({"apiVersion": "", "kind": "ResolverConfig"}, "no apiVersion and kind"),
+        ({"apiVersion": "v1alpha1", "kind": "v1alpha1"}, "Omni's to give"),
+        ({"apiVersion": "v1alpha1", "kind": "ResolverConfig", "cluster": {}}, "Omni's to give"),
+        ({"debug": True}, "Omni's to give"),
         ({"kind": "ResolverConfig"}, "no apiVersion and kind"),
         ({}, "no apiVersion and kind"),
         ([1], "no apiVersion and kind"),
@@ -161,12 +172,23 @@ def test_refused_documents(document: object, why: str) -> None:
     assert "document 4" in str(caught.value)
 
 
+def test_document_that_is_there_twice() -> None:
+    """Talos refuses all documents, and no machine of this provider joins."""
+    resolver = {"apiVersion": "v1alpha1", "kind": "ResolverConfig"}
+    log = {"apiVersion": "v1alpha1", "kind": "KmsgLogConfig", "name": "ours"}
+    with pytest.raises(
+        SettingsError, match=r"document 4: there is another KmsgLogConfig ours\n.* 5: .* ResolverConfig$"
+    ):
+        siderolink.refuse_overrides([resolver, None, log, log, resolver])
+
+
 def test_other_documents() -> None:
     """An operator cannot give his own CA, or log to his own server."""
     siderolink.refuse_overrides(
         [
             None,
             {"apiVersion": "v1alpha1", "kind": "KmsgLogConfig", "name": "ours"},
+            {"apiVersion": "v1alpha1", "kind": "KmsgLogConfig", "name": "ours too"},
             {"apiVersion": "v1alpha1", "kind": "TrustedRootsConfig", "name": "ours"},
         ]
     )
