@@ -57,7 +57,7 @@ _CONSOLES: Mapping[Architecture, str] = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 _ARCHITECTURES: Mapping[str, Architecture] = {"arm32": "arm64", "arm64": "arm64", "aarch64": "arm64"}
 """What a boot loader was built for, or the kernel's name for it; all else is amd64."""
 
-_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?")
+_VERSION = re.compile(r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ interfaces have their turn (edge case 44). A machine that cannot be served says 
 device; it neither hangs nor boots in circles (edge case 51).
 
 What stands in a script was chosen by other people: machine names by firmware, arguments by managers and operators. iPXE
-splits a line at white space, knows no quotes, expands `${...}`, and takes `||`, `&&` and `#` as its own. Text for the
+splits a line at white space, knows no quotes, expands `${...}`, and takes `||`, `&&`, `;` and `#` as its own. Text for the
 screen is stripped of all that. An argument that has any of it is refused, because a kernel that starts without an
 argument, or with another one, may do harm (edge case 168).
 """
@@ -189,11 +189,11 @@ def quoted(path: str) -> str:
 
 def _checked(argument: str) -> str:
     """Refuse what could end its line, begin another command or be expanded."""
-    means_something = argument in ("||", "&&") or argument.startswith("#") or "${" in argument
+    means_something = argument in ("||", "&&", ";") or argument.startswith("#") or "${" in argument
     if means_something or not re.fullmatch(r"[!-~]+", argument):
         raise PermanentError(
             f"the kernel argument {argument!r} cannot stand in a boot script",
-            hint="arguments are printable ASCII without blanks, and none is ||, && or contains ${ or begins with #",
+            hint="arguments are printable ASCII without blanks, and none is ||, && or ;, contains ${ or begins with #",
         )
     return argument
 

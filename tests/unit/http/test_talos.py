@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -22,7 +23,7 @@ from provider.http.talos import Documents, SecureBoot, TalosBoots
 from provider.planning.boot import BootDecision
 from provider.planning.kernels import BootPath, Caller, KernelBoot
 from provider.planning.talos import TalosBoot, TalosSite
-from provider.wire import siderolink
+from provider.wire import ipxe, siderolink
 
 MAC, SIGNED = MacAddress("52:54:00:12:34:56"), MacAddress("52:54:00:00:00:01")
 UUID = "5c7b0d5e-5b7c-4d35-9d3b-000000000001"
@@ -128,6 +129,21 @@ def test_secure_boot() -> None:
     assert factory.asked[0].variant == "metal-amd64-secureboot"
     with pytest.raises(PermanentError, match="no Secure Boot"):
         chosen(boots(factory), AGENT, SIGNED, is_uefi=False)
+
+
+@pytest.mark.parametrize("mac", [MAC, SIGNED], ids=["kernel", "unified"])
+@pytest.mark.parametrize("decision", [AGENT, INSTALL], ids=["agent", "installation"])
+@pytest.mark.parametrize(
+    "written",
+    ["a ; shell", "a\n;\nshell", "a || shell", "a && shell", "# a", "$${uuid}{net0/ip}", "${netX/mac}", "\x1b[2J"],
+)
+def test_what_omni_tells_is_no_command(written: str, decision: BootDecision, mac: MacAddress) -> None:
+    """Who may write kernel arguments in Omni runs commands in every iPXE of the rack."""
+    told = replace(decision, arguments=(written,))
+    boot = chosen(boots(Factory()), told, mac, uuid="")
+    kernel = ipxe.Image(boot.kernel.name, f"http://10.77.0.1:8080/{boot.kernel.path}")
+    with pytest.raises(PermanentError, match="cannot stand in a boot script"):
+        ipxe.kernel_script(boot.title, "http://10.77.0.1:8080", mac, kernel, [], boot.arguments)
 
 
 def test_without_join_documents_it_waits() -> None:

@@ -125,7 +125,7 @@ def test_kernel_gets_its_arguments() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["a b", "a\nboot", "a\tb", "${net0/mac}", "||", "&&", "#x", "\x1b[0m", "ä", ""],
+    ["a b", "a\nboot", "a\tb", "${net0/mac}", "||", "&&", ";", "#", "#x", "\x1b[0m", "ä", ""],
 )
 def test_argument_cannot_break_out(argument: str) -> None:
     """An argument from a manager becomes a command of the script (edge case 168)."""
