@@ -276,8 +276,10 @@ class Factory:
             return answer
 
     async def _download(self, url: URL, staging: Staging, flight: _Flight) -> None:
-        """One file. What is shorter or longer than it was said to be is no file."""
+        """One file: nothing shorter or longer than it was said to be, and no page of a proxy that lets nothing through."""
         async with self._answer("GET", url) as response:
+            if response.content_type == "text/html":
+                raise _nonsense(url, "a page for people")
             size = response.content_length
             if size is None and not response.headers.get("Transfer-Encoding"):
                 raise _nonsense(url, "a file that does not say how long it is")

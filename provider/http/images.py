@@ -11,6 +11,7 @@ All that is remembered belongs to the loop's thread; the disk is worked on in th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 
 FRESH_SECONDS = 15 * 60.0
 """An image that was asked for this lately is not thrown away: the machine that has its script comes for its files."""
+
+LEAST_FREE_BYTES = 512 << 20
+"""So much of their disk the images leave free: the daemon's own database is on it, as a rule."""
 
 MOST_SCHEMATICS = 4096
 
@@ -79,7 +83,9 @@ class Images:
         self._most_bytes = most_bytes
         self._images: dict[str, Image] = {}
         self._schematics: dict[str, str] = {}
-        self._staged = 0
+        self._stagings: set[Staging] = set()
+        self._changing = asyncio.Lock()
+        """Held by who makes room, or turns what is staged into an image."""
         self._serial = 0
         self._threads = Threads("images", 2)
 
@@ -166,42 +172,55 @@ class Images:
         self._serial += 1
         staging = Staging(self, name, self._folder / f".new-{self._serial}", self._threads)
         await self._threads.run(staging.folder.mkdir)
+        self._stagings.add(staging)
         try:
             yield staging
         finally:
-            self._staged -= staging.reserved
+            self._stagings.remove(staging)
             await self._threads.run(shutil.rmtree, staging.folder, ignore_errors=True)
 
-    async def reserve(self, size: int, already: int) -> None:
+    async def reserve(self, staging: Staging, size: int) -> None:
         """
-        Make room for `size` bytes of an image that has `already` as many, by dropping the images that were not used for longest.
+        Make room for so many bytes more of an image, by dropping the images that were not used for longest.
 
         Raises:
             PermanentError: If it can never fit.
             TemporaryError: If all that could go is in use.
         """
-        if already + size > self._most_bytes:
+        if staging.reserved + size > self._most_bytes:
             raise PermanentError(
-                f"the image has more than {already + size} bytes, and {self._most_bytes} are for all images together",
+                f"the image has more than {staging.reserved + size} bytes,"
+                f" and {self._most_bytes} are for all images together",
                 hint="allow more bytes for images in the settings",
             )
-        self._staged += size  # At once: others that reserve meanwhile see it.
-        try:
-            while self._staged + self.size > self._most_bytes:
-                await self._drop(self._least_used())
-        except BaseException:
-            self._staged -= size
-            raise
+        async with self._changing:
+            staging.reserved += size
+            try:
+                while (full := await self._full()) is not None:
+                    await self._drop(self._least_used(full))
+            except BaseException:
+                staging.reserved -= size
+                raise
 
-    def _least_used(self) -> Image:
+    async def _full(self) -> TemporaryError | None:
+        """What is wrong if there is no room for all that is reserved."""
+        wait = timedelta(minutes=1)
+        if sum(each.reserved for each in self._stagings) + self.size > self._most_bytes:
+            what = f"all images are in use, and {self._most_bytes} bytes are for all of them together"
+            return TemporaryError(what, retry_after=wait, hint="allow more bytes for images in the settings")
+        free = await self._threads.run(_free_bytes, self._folder)
+        if free - sum(each.reserved - each.written for each in self._stagings) < LEAST_FREE_BYTES:
+            what = f"the disk of the images has {free} bytes left, of which {LEAST_FREE_BYTES} are to stay free"
+            return TemporaryError(
+                what, retry_after=wait, hint="make room there, or set talos.cache_dir to another disk"
+            )
+        return None
+
+    def _least_used(self, full: TemporaryError) -> Image:
         stale = time.time() - FRESH_SECONDS
         idle = [image for image in self._images.values() if not image.holders and image.used < stale]
         if not idle:
-            raise TemporaryError(
-                f"all images are in use, and {self._most_bytes} bytes are for all of them together",
-                retry_after=timedelta(minutes=1),
-                hint="allow more bytes for images in the settings",
-            )
+            raise full
         return min(idle, key=lambda image: image.used)
 
     async def _drop(self, image: Image) -> None:
@@ -210,15 +229,15 @@ class Images:
         await self._threads.run(_remove, image.folder)
 
     async def take(self, staging: Staging, arguments: Sequence[str]) -> Image:
-        """Turn what is staged into an image."""
-        existing = self._images.get(staging.name)
-        if existing:
-            return existing
+        """Turn what is staged into an image; of two that are made at one time, the first stays."""
         manifest = {"sizes": staging.sizes, "arguments": list(arguments)}
         folder = self._folder / staging.name
-        await self._threads.run(_publish, staging.folder, folder, json.dumps(manifest).encode())
-        image = Image(folder, len(staging.sizes) - 1, tuple(arguments), sum(staging.sizes.values()), time.time())
-        self._images[image.name] = image
+        async with self._changing:
+            if (existing := self._images.get(staging.name)) is not None:
+                return existing
+            await self._threads.run(_publish, staging.folder, folder, json.dumps(manifest).encode())
+            image = Image(folder, len(staging.sizes) - 1, tuple(arguments), sum(staging.sizes.values()), time.time())
+            self._images[image.name] = image
         return image
 
     # --- in threads ---
@@ -243,9 +262,9 @@ class Images:
         return images, schematics
 
 
-@dataclass
+@dataclass(eq=False)
 class Staging:
-    """An image in the making."""
+    """An image in the making; `reserved` and `written` are bytes."""
 
     _images: Images
     name: str
@@ -253,25 +272,25 @@ class Staging:
     _threads: Threads
     sizes: dict[str, int] = field(default_factory=dict)
     reserved: int = 0
+    written: int = 0
 
     async def reserve(self, size: int) -> None:
         """Make room for so many bytes more; raises as `Images.reserve`."""
-        await self._images.reserve(size, self.reserved)
-        self.reserved += size
+        await self._images.reserve(self, size)
 
     async def add(self, chunks: AsyncIterator[bytes]) -> int:
         """Write the next file, the kernel first, and flush it to disk; gives its length. Room is reserved by the caller."""
         name = f"initrd-{len(self.sizes) - 1}" if self.sizes else _KERNEL
-        written = 0
+        before = self.written
         file: BinaryIO = await self._threads.run((self.folder / name).open, "xb")
         try:
             async for chunk in chunks:
-                written += await self._threads.run(file.write, chunk)
+                self.written += await self._threads.run(file.write, chunk)
             await self._threads.run(_flush, file)
         finally:
             await self._threads.run(file.close)
-        self.sizes[name] = written
-        return written
+        self.sizes[name] = self.written - before
+        return self.sizes[name]
 
     async def commit(self, arguments: Sequence[str]) -> Image:
         """It is whole: make it an image."""
@@ -325,6 +344,11 @@ def _write_whole(path: Path, content: bytes) -> None:
         _flush(file)
     new.replace(path)
     _flush_folder(path.parent)
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _flush(file: BinaryIO) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -214,6 +215,7 @@ def test_factory_says_when(tmp_path: Path) -> None:
         ("pxe", image_factory.body(b"#!ipxe\nkernel file:///etc/passwd\nboot\n"), PermanentError, "from http to file"),
         ("pxe", image_factory.body(b"#!ipxe\nkernel http://[::1\nboot\n"), TemporaryError, "of no use"),
         ("image", image_factory.body(b""), TemporaryError, "0 bytes"),
+        ("image", image_factory.body(b"<html>blocked", Content_Type="text/html"), TemporaryError, "a page for people"),
         ("image", image_factory.body(b"x", Content_Encoding="gzip"), TemporaryError, "in gzip"),
         ("image", image_factory.cut_off(), TemporaryError, "cannot be reached"),
         ("image", image_factory.cut_off(chunked=True), TemporaryError, "cannot be reached"),
@@ -478,6 +480,55 @@ def test_folder_that_somebody_tidied(tmp_path: Path) -> None:
                 path.unlink()
             image.folder.rmdir()
             check(await factory.image(BOOT), server)
+
+    run(test)
+
+
+def test_disk_that_is_not_only_for_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images fill the disk, within their own limit, and the database that is on it can write nothing any more."""
+    monkeypatch.setattr(images, "FRESH_SECONDS", -1.0)
+
+    def free(folder: Path) -> int:
+        """On a disk with room for two images."""
+        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return images.LEAST_FREE_BYTES + 2_100_000 - used
+
+    async def test(server: ImageFactory) -> None:
+        async with client(tmp_path, server) as factory:
+            first = await factory.image(BOOT)
+            monkeypatch.setattr(images, "_free_bytes", free)
+            second = await factory.image(OTHER)
+            third = await factory.image(THIRD)
+            assert [image.folder.exists() for image in (first, second, third)] == [False, True, True]
+            monkeypatch.setattr(images, "_free_bytes", lambda _folder: 1000)
+            error = await failure(factory)
+            assert isinstance(error, TemporaryError)
+            assert "has 1000 bytes left" in str(error)
+            assert not list((tmp_path / "images").glob(".*"))
+
+    run(test)
+
+
+def test_two_ways_to_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two schematics that are one to the factory, fetched at once, the second fails because the first is there."""
+    publish = images._publish
+
+    def slowly(*arguments: object) -> None:
+        time.sleep(0.2)
+        publish(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images, "_publish", slowly)
+
+    async def test(server: ImageFactory) -> None:
+        async with client(tmp_path / "before", server) as factory:
+            identity = (await factory.image(BOOT)).name[:64]
+        server.trouble["schematics"] = image_factory.body(json.dumps({"id": identity}).encode())
+        async with client(tmp_path, server) as factory:
+            other = replace(BOOT, schematic={"customization": {"extraKernelArgs": []}})
+            first, second = await asyncio.gather(factory.image(BOOT), factory.image(other))
+            assert first is second
+            check(first, server)
+            assert len(factory.images) == 1
 
     run(test)
 
