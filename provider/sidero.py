@@ -102,7 +102,7 @@ class Sidero:
         self.agent_desk = TalosAgentDesk(
             machines, agent_desk, bmcs, mac_of=mac_of, power_api=_no_power_api, clock=clock
         )
-        certified = talos_agents.tls(authority, clock) if settings.talos.agent_tls else None
+        certified = talos_agents.tls(authority) if settings.talos.agent_tls else None
         self.agents = TalosAgentListener(self.agent_desk, settings.talos.agent_port, certified)
         join = _nothing_to_join if self._desk is None else self._desk.join_documents
         self.factory = _factory(settings)

@@ -18,7 +18,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
@@ -329,11 +329,11 @@ class TalosAgentListener:
                 del self._tunnels[address]
 
 
-def tls(authority: Authority, clock: Callable[[], datetime]) -> Callable[[str], grpc.ServerCredentials]:
+def tls(authority: Authority) -> Callable[[str], grpc.ServerCredentials]:
     """TLS by our own authority, with a certificate for each address: agents look for what they dialled in it."""
 
     def credentials(address: str) -> grpc.ServerCredentials:
-        return grpc.ssl_server_credentials([authority.issue([address], clock())])
+        return grpc.ssl_server_credentials([authority.issue([address])])
 
     return credentials
 

@@ -1,6 +1,10 @@
 """
 A certificate authority of our own, made at the first start and kept for good: agents pin it.
 
+Certificates are good at any time, because clocks are not: an appliance and a server that was in storage start in 1970, and mend
+that later. A certificate that ends protects nothing here, with the key of its CA in the same folder; who wants other ones removes
+the folder, and boots its machines again.
+
 The folder holds `ca.pem`, `ca.key`, `server.pem`, `server.key`. Each file is written whole or not at all, keys with mode
 0600, the CA's key before its certificate: a crash between any two files leaves what the next start completes.
 """
@@ -13,7 +17,7 @@ import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -24,12 +28,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from provider.domain.errors import PermanentError
 from provider.wire.agent import SERVER_NAME
 
-_SLACK = timedelta(days=1)
-"""Clocks of machines are behind."""
+_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""The end is the one that stands for none (RFC 5280 section 4.1.2.5)."""
 
-_CA_LIFE = timedelta(days=365 * 30)
-_SERVER_LIFE = timedelta(days=365 * 2)
 _RENEW_BEFORE = timedelta(days=30)
+"""Earlier versions gave the server two years."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Authority:
     @classmethod
     def open(cls, folder: Path, now: datetime, names: Sequence[str] = (SERVER_NAME,)) -> Authority:
         """
-        Read what is there, make what is missing, renew a server certificate that expires within 30 days or is not for
+        Read what is there, make what is missing, renew a server certificate that is not good now and in 30 days, or is not for
         `names` (DNS names and IP addresses); blocks.
 
         Raises:
@@ -56,7 +59,7 @@ class Authority:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             ca_key = _key(folder / "ca.key")
-            ca = _ca(folder / "ca.pem", ca_key, now)
+            ca = _ca(folder / "ca.pem", ca_key)
             _server(folder, ca, ca_key, now, names)
         except (OSError, ValueError) as error:
             raise PermanentError(
@@ -74,10 +77,10 @@ class Authority:
         context.load_cert_chain(self._certificate, self._key)
         return context
 
-    def issue(self, names: Sequence[str], now: datetime) -> tuple[bytes, bytes]:
-        """Key and certificate in PEM for a server by other names (DNS names and IP addresses), made now and kept nowhere."""
+    def issue(self, names: Sequence[str]) -> tuple[bytes, bytes]:
+        """Key and certificate in PEM for a server by other names (DNS names and IP addresses), kept nowhere."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return _pem(key), _signed(self._ca, self._ca_key, key, now, names).public_bytes(serialization.Encoding.PEM)
+        return _pem(key), _signed(self._ca, self._ca_key, key, names).public_bytes(serialization.Encoding.PEM)
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -97,12 +100,12 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _ca(path: Path, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
+def _ca(path: Path, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     if path.exists():
         return x509.load_pem_x509_certificate(path.read_bytes())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bootwright provider CA")])
     certificate = (
-        _builder(name, name, key.public_key(), now, _CA_LIFE)
+        _builder(name, name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -120,7 +123,7 @@ def _server(
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         if _still_good(certificate, ca, key, now) and _names(certificate) == _alternatives(names):
             return
-    certificate = _signed(ca, ca_key, key, now, names)
+    certificate = _signed(ca, ca_key, key, names)
     _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
@@ -128,12 +131,11 @@ def _signed(
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     key: ec.EllipticCurvePrivateKey,
-    now: datetime,
     names: Sequence[str],
 ) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     return (
-        _builder(name, ca.subject, key.public_key(), now, _SERVER_LIFE)
+        _builder(name, ca.subject, key.public_key())
         .add_extension(_alternatives(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
@@ -147,7 +149,7 @@ def _still_good(
     certificate: x509.Certificate, ca: x509.Certificate, key: ec.EllipticCurvePrivateKey, now: datetime
 ) -> bool:
     ours = certificate.public_key() == key.public_key() and certificate.issuer == ca.subject
-    return ours and certificate.not_valid_after_utc - now > _RENEW_BEFORE
+    return ours and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - _RENEW_BEFORE
 
 
 def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
@@ -165,17 +167,15 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SLACK)
-        .not_valid_after(now + life)
+        .not_valid_before(_ALWAYS[0])
+        .not_valid_after(_ALWAYS[1])
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

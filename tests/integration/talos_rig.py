@@ -96,7 +96,7 @@ class Side:
             clock=utc_now,
             patience=patience,
         )
-        credentials = None if authority is None else tls(authority, utc_now)
+        credentials = None if authority is None else tls(authority)
         self.listener = TalosAgentListener(self.desk, port, credentials, limits)
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -510,7 +510,7 @@ def test_tls_for_the_address_that_is_dialled(tmp_path: Path) -> None:
             assert "connected" not in said
         assert set(rig.desk.agents) <= {"a"}
 
-    listening(use, credentials=tls(authority, utc_now))
+    listening(use, credentials=tls(authority))
 
 
 def _trust(authority: Authority) -> ssl.SSLContext:

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from provider.domain.errors import PermanentError
+from provider.http import tls
 from provider.http.tls import Authority
 from provider.wire.agent import SERVER_NAME
 
@@ -48,13 +49,29 @@ def test_crash_while_making_is_completed(tmp_path: Path, missing: tuple[str, ...
     Authority.open(tmp_path, NOW).server_context()
 
 
-def test_server_certificate_is_renewed_in_time(tmp_path: Path) -> None:
-    """After two years nobody can connect any more."""
-    first = Authority.open(tmp_path, NOW)
+def test_server_certificate_is_renewed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two years of one that an earlier version made are over, and nobody can connect any more."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(tls, "_ALWAYS", (NOW, NOW + timedelta(days=730)))
+        first = Authority.open(tmp_path, NOW)
     before = (tmp_path / "server.pem").read_bytes()
-    later = Authority.open(tmp_path, NOW + timedelta(days=2 * 365 - 20))
+    Authority.open(tmp_path, NOW + timedelta(days=690))
+    assert (tmp_path / "server.pem").read_bytes() == before
+    later = Authority.open(tmp_path, NOW + timedelta(days=710))
     assert later.ca_sha256 == first.ca_sha256
     assert (tmp_path / "server.pem").read_bytes() != before
+
+
+@pytest.mark.parametrize("made", [datetime(1970, 1, 2, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)])
+def test_clock_that_is_set_later(tmp_path: Path, made: datetime) -> None:
+    """An appliance without a clock chip makes certificates that have ended, or not begun, once NTP tells it the time."""
+    authority = Authority.open(tmp_path, made)
+    _key, issued = authority.issue(["10.77.0.1"])
+    for pem in (authority.ca_pem, (tmp_path / "server.pem").read_bytes(), issued):
+        certificate = x509.load_pem_x509_certificate(pem)
+        for year in (1971, 2026, 2098, 3000):
+            moment = datetime(year, 1, 1, tzinfo=UTC)
+            assert certificate.not_valid_before_utc < moment < certificate.not_valid_after_utc
 
 
 def test_other_names_make_another_certificate(tmp_path: Path) -> None:
@@ -71,7 +88,7 @@ def test_certificate_for_an_address(tmp_path: Path) -> None:
     """A Talos agent verifies the address that it dials, which the certificate of the other agents does not have."""
     authority = Authority.open(tmp_path, NOW)
     before = sorted(tmp_path.iterdir())
-    key, pem = authority.issue(["10.77.0.1"], NOW)
+    key, pem = authority.issue(["10.77.0.1"])
     certificate = x509.load_pem_x509_certificate(pem)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.77.0.1"]
