@@ -260,6 +260,19 @@ def is_under_way(operation: Operation) -> bool:
     return operation.state in (OperationState.PLANNED, OperationState.RUNNING)
 
 
+def may_be_wiping(facts: Facts) -> bool:
+    """
+    Whether a Talos may still be at a wipe that nobody waits for: one was begun, and since then the machine was not switched off,
+    was not rebooted by us, and asked for no script.
+    """
+    operation = facts.operation
+    if operation is None or operation.kind is not OperationKind.WIPE or operation.started_at is None:
+        return False
+    ends = (facts.last_script_at, facts.last_reboot_at, facts.last_power_off_at)
+    begun = operation.started_at
+    return operation.state is not OperationState.DONE and not any(end is not None and end >= begun for end in ends)
+
+
 def has_reported(facts: Facts) -> bool:
     """The inventory is of this boot; disks may have been swapped since an older one."""
     enrolled, reported = facts.agent.enrolled_at, facts.inventory_at

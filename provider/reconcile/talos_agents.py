@@ -8,8 +8,11 @@ A machine has one session at most, of the agent that speaks for it. Who comes wh
 ends with its tunnel; that the agent is lost is written down by `watch`, which also waits a while, after a start, for those that
 were there before.
 
-Nothing tells what a Talos agent does when its tunnel breaks, so nothing that was under way then counts as done; the enrolment
-of the next agent closes, in one transaction, what was begun by any before it.
+When its tunnel breaks, an agent ends, and Talos starts another. Nothing that was under way then counts as done; the enrolment of
+the next agent closes, in one transaction, what was begun by any before it. But Talos goes on with a wipe: it hears neither that
+who asked is gone nor that he cancelled (BlockDeviceWipe in internal/app/storaged/server.go of siderolabs/talos). It locks one
+disk after another, so a further wipe comes behind, and has its answer when both are over; one that is not wanted any more ends by
+a reboot alone.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from structlog.contextvars import bound_contextvars
 from provider.domain.bmc import Bmc
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.domain.mac import MacAddress
-from provider.domain.machine import AgentKind, Evidence, Machine
+from provider.domain.machine import Acceptance, AgentKind, Evidence, Machine
 from provider.domain.operation import OperationKind
 from provider.domain.secret import Secret
 from provider.kit.signal import Signal
@@ -56,6 +59,9 @@ log = structlog.get_logger()
 
 BMC_USER = "talos-agent"
 """The account that the Go provider makes, too: a machine that changes hands has one of them."""
+
+MOST_REFUSALS = 4096
+"""Remembered, so that none is told again and again; the oldest forgotten first."""
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -90,7 +96,8 @@ class Patience:
     power_management: timedelta = timedelta(minutes=1)
     """BMCs take their time to list their users."""
     fast_wipe: timedelta = timedelta(minutes=5)
-    wipe_with_zeroes: timedelta = timedelta(hours=24)
+    wipe_with_zeroes: timedelta = timedelta(days=30)
+    """Talos writes one disk after another: two dozen of 20 TB take three weeks. Whether it lives, Hello tells."""
     reboot_call: timedelta = timedelta(seconds=30)
     reboot: timedelta = timedelta(minutes=5)
     """For a machine to go down that was told to."""
@@ -111,6 +118,8 @@ class _Session:
     address: str
     agent: Agent
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    is_wiping: bool = False
+    """Whether Talos may be at a wipe, be it one of an agent before this one."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class TalosAgentDesk:
         self._missing: dict[str, _Missing] = {}
         self._missed = Signal()
         self._refusals: dict[str, tuple[str, datetime]] = {}
-        """By machine id: what was refused last, and when that was told."""
+        """By machine id: what was refused last, and when that was told; at most `MOST_REFUSALS`."""
 
     async def load(self) -> None:
         """Remember who was there when we stopped; call once, before the rest."""
@@ -287,7 +296,10 @@ class TalosAgentDesk:
             told, at = last
             if now - at < (self._patience.same_refusal if told == reason else self._patience.other_refusal):
                 return
+        self._refusals.pop(machine_id, None)
         self._refusals[machine_id] = reason, now
+        if len(self._refusals) > MOST_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
         await self._machines.store.note(machine_id, "agent.refused", reason=reason, source=address)
 
     # --- a session ---
@@ -298,6 +310,7 @@ class TalosAgentDesk:
             greeting = group.create_task(self._greet(session), name=f"hello {session.machine_id}")
             gone = group.create_task(session.agent.gone(), name=f"gone {session.machine_id}")
             while not gone.done():
+                await self._end_unwanted_wipe(session)
                 taking = group.create_task(self._take_work(session), name=f"work {session.machine_id}")
                 await asyncio.wait((gone, taking), return_when=asyncio.FIRST_COMPLETED)
                 if taking.done() and (work := taking.result()) is not None:
@@ -391,7 +404,9 @@ class TalosAgentDesk:
             if not await self._may(session, work):
                 return None
             # Nothing may come between this look and the call.
+            session.is_wiping = True
             await session.agent.call(wire.WIPE_DISKS, wire.WipeDisksRequest(plan.zeroes), patience)
+            session.is_wiping = False
         except (TemporaryError, PermanentError) as error:
             return str(error)
         return ""
@@ -443,6 +458,33 @@ class TalosAgentDesk:
         except TimeoutError:
             session.agent.end("its machine was told to reboot, and did not")
 
+    async def _end_unwanted_wipe(self, session: _Session) -> None:
+        """Reboot a machine that was cordoned, rejected or removed while its disks were being wiped: they still are."""
+        if not session.is_wiping or session.agent.why_gone is not None or await self._is_given(session):
+            return
+        session.is_wiping = False
+        try:
+            await session.agent.call(wire.REBOOT, Empty(), self._patience.reboot_call)
+        except (TemporaryError, PermanentError) as error:
+            if session.agent.why_gone is None:
+                log.error("talos_agent.wipe_goes_on", error=str(error), hint="switch the machine off, if that matters")
+                return
+        log.warning("talos_agent.wipe_ended")
+        with contextlib.suppress(NotFoundError):
+            await self._machines.change(session.machine_id, _rebooted_in_wipe)
+        await self._see_off(session)
+
+    async def _is_given(self, session: _Session) -> bool:
+        """Whether its disks may be wiped."""
+        try:
+            desired = (await self._machines.store.get(session.machine_id)).desired
+        except NotFoundError:
+            return False
+        except TemporaryError as error:
+            log.warning("talos_agent.unwatched", error=str(error))
+            return True  # We look again with the next work.
+        return desired.acceptance is Acceptance.ACCEPTED and not desired.cordoned
+
     async def _give(self, session: _Session, work: Work, error: str) -> None:
         """Write the result down, however often that takes: a wipe that is done must not be done again."""
         while True:
@@ -483,10 +525,17 @@ def _is_connected(machine: Machine) -> bool:
 
 def _enrolled(edit: Edit, session: _Session) -> None:
     """It speaks for the machine from now on, and whatever was being done was done by another."""
+    session.is_wiping = lifecycle.may_be_wiping(edit.machine.facts)
     operation = lifecycle.active_operation(edit.machine.facts)
     if operation is not None and operation.started_at is not None:
         agents.interrupt(edit, operation.id, "the agent that performed it is gone")
     agents.enrolled(edit, AgentKind.TALOS, None, source=session.address)
+
+
+def _rebooted_in_wipe(edit: Edit) -> None:
+    edit.row.last_reboot_at = edit.now
+    edit.note("wipe.stopped", reason="its disks are not to be wiped any more, and Talos stops for nothing but a reboot")
+    agents.drop_agent(edit, "its machine was rebooted")
 
 
 def _lost(edit: Edit, missing: _Missing) -> None:

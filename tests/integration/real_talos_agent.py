@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +34,19 @@ class Machined:
     """For each wipe the devices, with the method."""
     reboots: int = 0
     wipe_seconds: float = 0.0
+    """For each disk."""
+    wiping: set[asyncio.Task[None]] = field(default_factory=set)
+    """Under way. As in Talos, they go on without whoever asked for them, until a reboot."""
+    group: asyncio.TaskGroup | None = None
+    """As long as it runs."""
+    _locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def version(self, _request: bytes, _context: object) -> bytes:
         return put(1, put(2, put(1, "v1.12.2")))
 
     async def reboot(self, _request: bytes, _context: object) -> bytes:
         self.reboots += 1
+        self.stop()
         return put(1, b"")
 
     async def get(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -63,9 +71,23 @@ class Machined:
             assert isinstance(method, int)
             assert last(device, 3, 0) == 1, "the volume check is skipped"
             devices.append((name.decode(), method))
-        await asyncio.sleep(self.wipe_seconds)
-        self.wiped.append(sorted(devices))
+        assert self.group is not None
+        wiping = self.group.create_task(self._wipe(sorted(devices)), name="wipe")
+        self.wiping.add(wiping)
+        wiping.add_done_callback(self.wiping.discard)
+        await asyncio.shield(wiping)
         return put(1, b"")
+
+    async def _wipe(self, devices: list[tuple[str, int]]) -> None:
+        for name, _method in devices:
+            async with self._locks[name]:
+                await asyncio.sleep(self.wipe_seconds)
+        self.wiped.append(devices)
+
+    def stop(self) -> None:
+        """Be switched off."""
+        for wiping in self.wiping:
+            wiping.cancel()
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
@@ -112,11 +134,13 @@ async def running(machined: Machined, arguments: str, ca_pem: bytes = b"") -> As
         await server.start()
         try:
             async with asyncio.TaskGroup() as group:
+                machined.group = group
                 task = group.create_task(_restarted(root))
                 try:
                     yield root / "output"
                 finally:
                     task.cancel()
+                    machined.stop()
         finally:
             await server.stop(None)
 

@@ -215,22 +215,56 @@ def test_word_that_comes_between_taking_and_wiping_is_heard(
 
 
 def test_wipe_that_is_no_longer_wanted_is_stopped_and_not_done(tmp_path: Path) -> None:
-    """A wipe of before counts for a machine that was cordoned in its midst."""
+    """A wipe of before counts for a machine that was cordoned in its midst, or goes on in it."""
+
+    async def use(rig: Rig) -> None:
+        machine = FakeMachine(UUID, Ipmi("10.0.0.9"))
+        async with rig.agent(machine, faults=Faults(wipe_seconds=30)):
+            machine_id = await rig.connected()
+            await rig.desire(machine_id, ACCEPTED)
+            await until(lambda: bool(machine.wipes))
+            await rig.desire(machine_id, replace(ACCEPTED, cordoned=True))
+            await until(lambda: states(machine) == [WipeState.BROKEN])
+            await rig.happened(machine_id, "wipe.interrupted")
+            await rig.happened(machine_id, "wipe.stopped")
+            assert machine.reboots == 1, "Talos hears nothing else"
+            assert await rig.wipes(machine_id) == []
+        async with rig.agent(machine):
+            await rig.connected()
+            await rig.desire(machine_id, ACCEPTED)
+            await rig.happened(machine_id, "wipe.finished")
+            assert states(machine) == [WipeState.BROKEN, WipeState.DONE]
+            assert machine.reboots == 1
+
+    at_site(tmp_path, use)
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_wipe_that_was_going_on_while_we_were_away(tmp_path: Path, rebooted: bool) -> None:
+    """A machine is cordoned while we are away, and Talos goes on wiping it; or it is rebooted again and again."""
 
     async def use(rig: Rig) -> None:
         async with rig.agent(faults=Faults(wipe_seconds=30)) as agent:
             machine_id = await rig.connected()
             await rig.desire(machine_id, ACCEPTED)
             await until(lambda: bool(agent.machine.wipes))
-            await rig.desire(machine_id, replace(ACCEPTED, cordoned=True))
-            await until(lambda: states(agent.machine) == [WipeState.BROKEN])
-            await rig.happened(machine_id, "wipe.interrupted")
-            assert await rig.wipes(machine_id) == []
-            assert agent.machine.tunnels == 1, "its tunnel stays"
-            agent.faults.wipe_seconds = 0
-            await rig.desire(machine_id, ACCEPTED)
-            await rig.happened(machine_id, "wipe.finished")
-            assert states(agent.machine) == [WipeState.BROKEN, WipeState.DONE]
+            await rig.side.stop()
+        rig.side = rig._make()
+        await rig.side.machines.load()
+        await rig.desire(machine_id, replace(ACCEPTED, cordoned=True))
+        if rebooted:
+            await rig.side.machines.change(machine_id, lambda edit: setattr(edit.row, "last_script_at", edit.now))
+        assert rig._group is not None
+        await rig.side.start(rig._group)
+        async with rig.agent(agent.machine):
+            await rig.happened(machine_id, "agent.enrolled", times=2)
+            if not rebooted:
+                await rig.happened(machine_id, "wipe.stopped")
+        async with rig.agent(agent.machine):
+            hellos = agent.machine.hellos
+            await until(lambda: agent.machine.hellos > hellos + 3)
+        assert agent.machine.reboots == (0 if rebooted else 1)
+        assert states(agent.machine) == [WipeState.BROKEN]
 
     at_site(tmp_path, use)
 

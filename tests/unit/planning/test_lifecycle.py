@@ -502,3 +502,30 @@ def test_invariants_hold_everywhere(desired: Desired, known: Facts) -> None:
     if plan.boot_mode in (BootMode.INSTALL, BootMode.DISK):
         assert free
         assert answered
+
+
+WIPING = Operation(
+    "o-1", "m-1", OperationKind.WIPE, "", OperationState.RUNNING, created_at=ago(minutes=9), started_at=ago(minutes=8)
+)
+
+
+@pytest.mark.parametrize(
+    ("operation", "since", "may_be"),
+    [
+        (None, {}, False),
+        (WIPING, {}, True),
+        (replace(WIPING, state=OperationState.INTERRUPTED), {}, True),
+        (replace(WIPING, state=OperationState.FAILED), {}, True),
+        (replace(WIPING, state=OperationState.DONE), {}, False),
+        (replace(WIPING, started_at=None), {}, False),
+        (replace(WIPING, kind=OperationKind.REBOOT), {}, False),
+        (WIPING, {"last_script_at": ago(minutes=10)}, True),
+        (WIPING, {"last_script_at": ago(minutes=7)}, False),
+        (WIPING, {"last_reboot_at": ago(minutes=7)}, False),
+        (WIPING, {"last_power_off_at": ago(minutes=7)}, False),
+        (WIPING, {"last_power_on_at": ago(minutes=7)}, True),
+    ],
+)
+def test_talos_that_goes_on_wiping(operation: Operation | None, since: dict[str, datetime], may_be: bool) -> None:
+    """Disks of a machine that was cordoned are wiped on, or a machine that does nothing of the kind is rebooted."""
+    assert lifecycle.may_be_wiping(facts(operation=operation, **since)) is may_be

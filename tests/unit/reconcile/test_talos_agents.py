@@ -1,11 +1,16 @@
-"""What is made of a Talos agent's word on its BMC."""
+"""What is made of a Talos agent's word on its BMC, and of those who lie."""
 
 from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from provider.domain.errors import PermanentError
-from provider.reconcile.talos_agents import bmc_of
+from provider.reconcile import talos_agents
+from provider.reconcile.talos_agents import TalosAgentDesk, bmc_of
 from provider.wire.talos_agent import Ipmi
 
 
@@ -37,3 +42,27 @@ def test_port_that_is_none() -> None:
     """A number from the network becomes a port."""
     with pytest.raises(PermanentError):
         bmc_of(Ipmi("10.0.0.9", 70000))
+
+
+def test_refusals_are_told_once_and_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who claims to be one machine after the other fills our memory, or the events of one."""
+    monkeypatch.setattr(talos_agents, "MOST_REFUSALS", 2)
+    now, told = datetime(2026, 1, 1, tzinfo=UTC), []
+
+    async def note(machine_id: str, _name: str, **data: str) -> None:
+        told.append((machine_id, data["reason"]))
+
+    machines = SimpleNamespace(store=SimpleNamespace(note=note))
+    desk = TalosAgentDesk(machines, None, None, mac_of=None, power_api=None, clock=lambda: now)  # type: ignore[arg-type]
+
+    async def refuse(*ids: str) -> None:
+        for machine_id in ids:
+            await desk._note_refusal(machine_id, "why", "10.0.0.1")
+
+    asyncio.run(refuse("a", "a", "b", "b", "a"))
+    assert told == [("a", "why"), ("b", "why")]
+    asyncio.run(refuse("c", "d"))
+    assert list(desk._refusals) == ["c", "d"]
+    now += timedelta(hours=1)
+    asyncio.run(refuse("c", "e"))
+    assert list(desk._refusals) == ["c", "e"], "the oldest goes first"
