@@ -49,7 +49,7 @@ class HttpPower:
         answer = await self._call("GET", "/status")
         try:
             status = json.loads(answer)
-        except ValueError:
+        except (ValueError, RecursionError):
             status = None
         powered_on = status.get("PoweredOn") if isinstance(status, dict) else None
         if not isinstance(powered_on, bool):
@@ -78,8 +78,7 @@ class HttpPower:
                 aiohttp.ClientSession(timeout=self._timeout) as session,
                 session.request(method, url, allow_redirects=False) as response,
             ):
-                answer = await response.content.read(_LONGEST_ANSWER)
-                status = response.status
+                answer, status = await _read(response), response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TemporaryError(
                 f"power API {self._bmc.name} does not answer: {str(error) or 'out of time'}",
@@ -90,6 +89,16 @@ class HttpPower:
             message = f"power API {self._bmc.name} answered {method} {path} with status {status}"
             raise TemporaryError(message, retry_after=_RETRY_AFTER) if status >= 500 else PermanentError(message)
         return answer
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """An answer, which may come in pieces; no more of it than matters."""
+    answer = b""
+    async for piece in response.content.iter_any():
+        answer += piece
+        if len(answer) > _LONGEST_ANSWER:
+            break
+    return answer[:_LONGEST_ANSWER]
 
 
 def access(address: str) -> Bmc:
@@ -133,7 +142,7 @@ def _launched(raw: bytes, uuid: str) -> str:
     """HOST:PORT, or nothing if the file is of another machine, or tells of no API."""
     try:
         config = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(config, dict) or str(config.get("NodeUUID")).lower() != uuid:
         return ""

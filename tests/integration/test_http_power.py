@@ -16,18 +16,21 @@ from provider.domain.errors import PermanentError, TemporaryError
 
 
 class Helper:
-    """Remembers what it is told; `answer` overrides what it answers."""
+    """Remembers what it is told; `answer` and `respond` override what it answers."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
         self.answer: web.Response | None = None
+        self.respond: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
         self.is_on = False
         self.is_silent = False
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         self.told.append(f"{request.method} {request.path}")
         if self.is_silent:
             await asyncio.sleep(60)
+        if self.respond is not None:
+            return await self.respond(request)
         if self.answer is not None:
             return self.answer
         return web.json_response({"PoweredOn": self.is_on}) if request.path == "/status" else web.Response()
@@ -72,7 +75,7 @@ def test_power() -> None:
     with_helper(use)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"PoweredOn": "yes"}', "<html>", "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"PoweredOn": "yes"}', "<html>", "\xff", "[" * 4000])
 def test_answer_that_is_none(text: str) -> None:
     """Whatever listens there decides whether a machine is on."""
 
@@ -80,6 +83,24 @@ def test_answer_that_is_none(text: str) -> None:
         helper.answer = web.Response(body=text.encode("latin-1"))
         with pytest.raises(PermanentError, match="PoweredOn"):
             await power.read()
+
+    with_helper(use)
+
+
+def test_answer_in_pieces() -> None:
+    """A status that comes in two packets is none."""
+
+    async def pieces(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in (b'{"Powered', b'On": tr', b"ue}"):
+            await response.write(piece)
+            await asyncio.sleep(0.02)
+        return response
+
+    async def use(helper: Helper, power: Power) -> None:
+        helper.respond = pieces
+        assert await power.read() is PowerState.ON
 
     with_helper(use)
 

@@ -60,6 +60,7 @@ def test_found_in_the_helpers_files(tmp_path: Path, config: dict[str, Any]) -> N
         "",
         "[]",
         "null",
+        "[" * 100_000,
         json.dumps({"NodeUUID": UUID}),
         json.dumps({"NodeUUID": UUID, "GatewayAddrs": [], "APIPort": 1}),
         json.dumps({"NodeUUID": UUID, "GatewayAddrs": [7, {}], "APIPort": "x"}),
