@@ -371,6 +371,23 @@ def test_agent_without_a_machine_is_sent_away(uuid: str) -> None:
     listening(use)
 
 
+@pytest.mark.parametrize("uuid", ["\x1b[31m", "a\r\nb", "\0", "x" * 10_000], ids=["escape", "line", "nul", "long"])
+def test_machine_id_that_is_none(uuid: str) -> None:
+    """A name that is no text, or has no end, is in the log as it is, or takes other agents with it."""
+
+    async def use(rig: Rig) -> None:
+        said: list[str] = []
+        async with rig.fake("good"), rig.fake(uuid, say=said.append):
+            good = await rig.agent("good")
+            await until(lambda: any(each.startswith("ended") for each in said) or uuid in rig.desk.agents)
+            await good.call(wire.HELLO, Empty(), A_WHILE)
+
+    with capture_logs() as logs:
+        listening(use)
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+    assert all(len(str(entry)) < 1000 for entry in logs)
+
+
 def test_other_methods_are_unknown() -> None:
     """Whoever calls something else gets a traceback."""
 
