@@ -155,7 +155,9 @@ class Images:
     async def remember_schematic(self, digest: str, identity: str) -> None:
         """Keep an id; of too many, the oldest go."""
         self._schematics[digest] = identity
-        await self._threads.run(_write_whole, self._schematic_folder / digest, identity.encode())
+        self._serial += 1  # Two images of one schematic may come at once: each writes a file of its own.
+        new = self._schematic_folder / f".{digest}-{self._serial}"
+        await self._threads.run(_write_whole, new, self._schematic_folder / digest, identity.encode())
         while len(self._schematics) > MOST_SCHEMATICS:
             await self.forget_schematic(next(iter(self._schematics)))
 
@@ -337,8 +339,7 @@ def _discard(path: Path) -> None:
         _remove(path)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}")
+def _write_whole(new: Path, path: Path, content: bytes) -> None:
     with new.open("wb") as file:
         file.write(content)
         _flush(file)

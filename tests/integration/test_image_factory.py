@@ -123,6 +123,20 @@ def test_a_thousand_machines_are_one_download(tmp_path: Path) -> None:
     run(test)
 
 
+def test_two_images_of_one_schematic(tmp_path: Path) -> None:
+    """Machines with and without Secure Boot come together, and one of them is told that the disk is broken."""
+
+    async def main() -> None:
+        opened = images.Images(tmp_path, ROOMY)
+        await opened.open()
+        await asyncio.gather(*(opened.remember_schematic("digest", "0" * 64) for _ in range(50)))
+        opened.close()
+        (kept,) = (tmp_path / "schematics").iterdir()
+        assert kept.read_text() == "0" * 64
+
+    asyncio.run(main())
+
+
 def test_who_goes_away_ends_nothing(tmp_path: Path) -> None:
     """The first machine is switched off, and the others wait for ever."""
 
