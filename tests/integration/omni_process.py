@@ -6,11 +6,12 @@ import contextlib
 import http.client
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -19,6 +20,8 @@ from tests.integration.provider_process import Answer, ProviderProcess, UnixConn
 
 PATIENCE = 30.0  # seconds
 FACTORY = "127.0.0.1:18081"
+_PORTS = (("listen", "endpoint"), ("machines", "machines"))
+"""Options, and where the process says what became of them."""
 FILES = {
     "kernel-amd64": b"kernel" * 20_000,
     "initramfs-amd64.xz": b"disk" * 30_000,
@@ -28,12 +31,37 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class OmniProcess:
-    """Where it answers."""
+    """The process; `where` it answers stays the same when it is killed and started again."""
 
     folder: Path
-    where: dict[str, str]
+    arguments: tuple[str, ...] = ()
+    where: dict[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, with what is on its disk."""
+        files = self.folder / "files"
+        command = ("-m", "provider.lab.omni", "--state", str(self.folder), "--files", str(files), "--factory", FACTORY)
+        same = [f"--{option}={urlsplit(self.where[key]).netloc}" for option, key in _PORTS if key in self.where]
+        self._process = subprocess.Popen([sys.executable, *command, *self.arguments, *same], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.where = json.loads(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """In order."""
+        assert self._end(signal.SIGTERM) == 0
+
+    def _end(self, how: signal.Signals) -> int:
+        assert self._process is not None
+        with self._process as process:
+            process.send_signal(how)
+            return process.wait(PATIENCE)
 
     def do(self, verb: str, **arguments: object) -> Any:
         """One of the desk's verbs, or `faults/...`."""
@@ -83,14 +111,12 @@ def omni_process(folder: Path, *arguments: str) -> Iterator[OmniProcess]:
     files.mkdir(parents=True, exist_ok=True)
     for name, content in FILES.items():
         (files / name).write_bytes(content)
-    command = ("-m", "provider.lab.omni", "--state", str(folder), "--files", str(files), "--factory", FACTORY)
-    with subprocess.Popen([sys.executable, *command, *arguments], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            yield OmniProcess(folder, json.loads(process.stdout.readline()))
-        finally:
-            process.terminate()
-            assert process.wait(PATIENCE) == 0
+    omni = OmniProcess(folder, arguments)
+    omni.start()
+    try:
+        yield omni
+    finally:
+        omni.stop()
 
 
 @dataclass(frozen=True)
@@ -112,12 +138,20 @@ class Ipxe:
 
     def booted(self) -> Booted:
         """Do what the script says, and wait where it says so, until a kernel would start."""
+        return self.load(self.patient_script())
+
+    def patient_script(self) -> str:
+        """The script that does something, after those that say to wait."""
         script = self.script()
         end = time.monotonic() + PATIENCE
         while (waits := re.search(r"again=([a-z]+) ", script)) is not None:
             assert time.monotonic() < end, script
             time.sleep(0.2)
             script = self.script(waits[1])
+        return script
+
+    def load(self, script: str) -> Booted:
+        """Load what a script names."""
         kernel = re.search(r"^kernel (\S+) (.*) \|\| ", script, re.MULTILINE)
         assert kernel is not None, script
         initrds = re.findall(r"^initrd --name \S+ (\S+) ", script, re.MULTILINE)

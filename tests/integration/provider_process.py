@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_serve import configuration, serving
+from tests.integration.test_serve import Daemon, configuration, serving
 from tests.integration.wires import Wire, wire
 
 ADDRESS = "10.77.0.1"
@@ -43,6 +43,7 @@ class ProviderProcess:
     folder: Path
     assets: Path
     cable: Wire
+    daemon: Daemon
 
     @property
     def operator_socket(self) -> Path:
@@ -120,5 +121,5 @@ def exchange(
 def provider_process(folder: Path, **changes: object) -> Iterator[ProviderProcess]:
     """Start it, and stop it in order."""
     assets = Path(os.environ.get("BOOTWRIGHT_ASSETS_DIR", ".bootwright/assets")).resolve()
-    with wire(f"{ADDRESS}/24") as cable, serving(configuration(folder, assets, **changes)):
-        yield ProviderProcess(folder, assets, cable)
+    with wire(f"{ADDRESS}/24") as cable, serving(configuration(folder, assets, **changes)) as daemon:
+        yield ProviderProcess(folder, assets, cable, daemon)

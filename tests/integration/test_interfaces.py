@@ -15,7 +15,7 @@ from typing import Any
 from provider.netboot import sockets
 from tests.integration.provider_process import ProviderProcess
 from tests.integration.test_dhcp_daemon import lease, operator
-from tests.integration.test_serve import configuration, refused, serving
+from tests.integration.test_serve import Daemon, configuration, refused, serving
 from tests.integration.wires import Wire, lay, must, run, wire
 
 PATIENCE = 30.0  # seconds
@@ -32,13 +32,13 @@ class Site:
 
     folder: Path
     assets: Path
-    daemon: subprocess.Popen[bytes]
+    daemon: Daemon
     near: Wire
     far: Wire
 
     def status(self, name: str) -> dict[str, Any]:
         """What `bootwright status` says of an interface."""
-        answer = ProviderProcess(self.folder, self.assets, self.near).operator("GET", "/v1/status")
+        answer = ProviderProcess(self.folder, self.assets, self.near, self.daemon).operator("GET", "/v1/status")
         interfaces = {each["name"]: each for each in json.loads(answer.body)["interfaces"]}
         return dict(interfaces[name])
 
@@ -291,7 +291,7 @@ def test_others_are_not_disturbed(tmp_path: Path, assets: Path) -> None:
 
 
 def descriptors(here: Site) -> int:
-    return len(list(Path(f"/proc/{here.daemon.pid}/fd").iterdir()))
+    return len(list(Path(f"/proc/{here.daemon.process.pid}/fd").iterdir()))
 
 
 def flap(here: Site, turn: int) -> None:

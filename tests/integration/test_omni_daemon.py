@@ -15,14 +15,9 @@ from typing import Any
 
 import pytest
 
-from provider.domain.machine import RecordKind
-from provider.kit.clock import utc_now
-from provider.store.database import Database
-from provider.store.machines import Edit, MachineStore
 from tests.fakes.image_factory import ImageFactory
 from tests.integration.omni_process import FACTORY, FILES, Booted, Ipxe, OmniProcess, eventually, omni_process
 from tests.integration.provider_process import ProviderProcess, provider_process
-from tests.integration.test_reconcile import POLICY
 from tests.integration.test_serve import configuration, refused
 from tests.unit.wire import pgp_keys
 
@@ -34,7 +29,9 @@ EXTRA = "apiVersion: v1alpha1\nkind: ResolverConfig\n"
 
 
 @contextlib.contextmanager
-def serving(folder: Path, omni: OmniProcess, **talos: object) -> Iterator[ProviderProcess]:
+def serving(
+    folder: Path, omni: OmniProcess, *, power: dict[str, str] | None = None, **talos: object
+) -> Iterator[ProviderProcess]:
     """A provider whose manager this Omni is."""
     key = folder / "key"
     if not key.exists():
@@ -48,7 +45,7 @@ def serving(folder: Path, omni: OmniProcess, **talos: object) -> Iterator[Provid
         **talos,
     }
     provider = {"state_dir": str(folder / "state"), "labels": {"rack": "12"}}
-    with provider_process(folder, provider=provider, manager=manager, talos=site) as process:
+    with provider_process(folder, provider=provider, manager=manager, talos=site, power=power or {}) as process:
         yield process
 
 
@@ -70,28 +67,22 @@ def events(provider: ProviderProcess, machine: str, name: str) -> list[Any]:
     return [event for event in found if event["name"] == name]
 
 
-def wiped(provider: ProviderProcess, uuid: str) -> None:
-    """As if an agent had wiped it for what is wanted now."""
-    database = Database.open(f"sqlite:///{provider.folder / 'state' / 'bootwright.db'}")
-    store = MachineStore(database, POLICY, utc_now)
-
-    async def main() -> None:
-        (machine,) = [each for each in await store.all() if each.identity.uuid == uuid]
-        wanted = machine.desired
-
-        def edit(edit: Edit) -> None:
-            edit.record(RecordKind.WIPE, wanted.wipe_id, install_event=wanted.install_event)
-
-        await store.change(machine.id, edit)
-
-    try:
-        asyncio.run(main())
-    finally:
-        database.close()
+@contextlib.contextmanager
+def agent_of(booted: Booted, provider: ProviderProcess) -> Iterator[None]:
+    """Sidero's agent, as the kernel line says where it finds us; it trusts the CA that is in its configuration."""
+    ca = provider.folder / "ca.pem"
+    ca.write_bytes(provider.boot("GET", "/ca.pem").body)
+    command = [sys.executable, "-m", "provider.lab.omni.talos_agent", "--uuid", UUID, "--ca", str(ca)]
+    command += ["--address", booted.argument("metal.provider.address")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def test_a_machine_from_its_first_boot_to_its_disk(tmp_path: Path) -> None:
-    """Something on the way from firmware to cluster is missing: the agent's Talos, the cluster's, or the disk."""
+    """Something on the way from firmware to cluster is missing: the agent's Talos, the way to us, the cluster's, or the disk."""
     with both(tmp_path) as (omni, provider):
         machine = Ipxe(provider, UUID, MAC)
         assert omni.provider()["id"] == "bm"
@@ -113,7 +104,9 @@ def test_a_machine_from_its_first_boot_to_its_disk(tmp_path: Path) -> None:
         omni.do("set_bmc", machine=UUID, address="127.0.9.9", username="u", password="p")
         eventually(lambda: (omni.machine(UUID)["status"] or {}).get("labels", {}).get("rack") == "12")
         assert "starting the agent" in machine.script(), "it has to be wiped"
-        wiped(provider, UUID)
+        with agent_of(booted, provider):
+            eventually(lambda: omni.machine(UUID)["status"]["spec"].get("ready_to_use"))
+        assert [event["data"]["disks"] for event in events(provider, UUID, "wipe.finished")] == [0]
         omni.do("allocate", machine=UUID, version="1.13.6", extensions=["siderolabs/zfs"])
         omni.do("set_arguments", machine=UUID, arguments="debug=1 quiet")
         eventually(lambda: "debug=1" in machine.script())
@@ -133,33 +126,6 @@ def test_a_machine_from_its_first_boot_to_its_disk(tmp_path: Path) -> None:
         eventually(lambda: "nothing to boot from here" in machine.script())
         (files,) = {event["data"]["file"] for event in events(provider, UUID, "boot.file_served")} - {"initrd-0"}
         assert files == "kernel"
-
-
-@contextlib.contextmanager
-def agent_of(booted: Booted, provider: ProviderProcess) -> Iterator[None]:
-    """Sidero's agent, as the kernel line says where it finds us; it trusts the CA that is in its configuration."""
-    ca = provider.folder / "ca.pem"
-    ca.write_bytes(provider.boot("GET", "/ca.pem").body)
-    command = [sys.executable, "-m", "provider.lab.omni.talos_agent", "--uuid", UUID, "--ca", str(ca)]
-    command += ["--address", booted.argument("metal.provider.address")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
-def test_the_agent_finds_us_and_wipes(tmp_path: Path) -> None:
-    """The port, the certificate or the CA is another one than the kernel line and the configuration say."""
-    with both(tmp_path) as (omni, provider):
-        booted = Ipxe(provider, UUID, MAC).booted()
-        omni.join(UUID, provider.boot("GET", "/config").text)
-        with agent_of(booted, provider):
-            eventually(lambda: operator(provider, f"/v1/machines/{UUID}")["agent"]["connected"])
-            omni.do("accept", machine=UUID)
-            omni.do("set_bmc", machine=UUID, address="127.0.9.9", username="u", password="p")
-            eventually(lambda: (omni.machine(UUID)["status"] or {"spec": {}})["spec"].get("ready_to_use"))
-        assert [event["data"]["disks"] for event in events(provider, UUID, "wipe.finished")] == [0]
 
 
 def test_rejected(tmp_path: Path) -> None:

@@ -52,23 +52,53 @@ def refused(config: Path, *wrapper: str) -> str:
     return done.stderr
 
 
+class Daemon:
+    """`bootwright serve` as systemd sees it, over as many starts as there are."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self.log = config.parent / "provider.log"
+        self.process: subprocess.Popen[bytes]
+        self._systemd: socket.socket
+
+    def start(self) -> None:
+        """Run it until systemd would hear that it is ready."""
+        notify = self._config.parent / "notify"
+        notify.unlink(missing_ok=True)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(notify)}
+        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._systemd.bind(str(notify))
+        self._systemd.settimeout(PATIENCE)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(serve(self._config), env=environment, stderr=log)
+        try:
+            assert self._systemd.recv(100) == b"READY=1"
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        with self.process, self._systemd:
+            self.process.kill()
+
+    def stop(self) -> None:
+        """In order. Whatever was done to it, it left no traceback."""
+        with self.process, self._systemd:
+            self.process.terminate()
+            assert self.process.wait(PATIENCE) == 0
+        assert "Traceback" not in self.log.read_text()
+
+
 @contextlib.contextmanager
-def serving(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it until systemd would hear that it is ready; stop it in order. Whatever was done to it, it left no traceback."""
-    said = config.parent / "provider.log"
-    with said.open("ab") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        (config.parent / "notify").unlink(missing_ok=True)
-        systemd.bind(str(config.parent / "notify"))
-        systemd.settimeout(PATIENCE)
-        environment = {**os.environ, "NOTIFY_SOCKET": str(config.parent / "notify")}
-        with subprocess.Popen(serve(config), env=environment, stderr=log) as daemon:
-            try:
-                assert systemd.recv(100) == b"READY=1"
-                yield daemon
-            finally:
-                daemon.terminate()
-                assert daemon.wait(PATIENCE) == 0
-    assert "Traceback" not in said.read_text()
+def serving(config: Path) -> Iterator[Daemon]:
+    """Run it, and stop it in order."""
+    daemon = Daemon(config)
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 def test_wrong_configuration_comes_before_everything(tmp_path: Path, assets: Path) -> None:
