@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from provider.kit.clock import utc_now
 from provider.lab.omni import names, resources
 from provider.lab.omni.fake import Options
 from provider.lab.omni.join import JoinRequest
+from provider.manager.omni import presence
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.link import OmniLink
 from provider.manager.omni.presence import Provider
@@ -26,8 +28,8 @@ from tests.integration.omni_client import MACHINE
 from tests.integration.omni_rig import Rig, Side, rigged, until
 
 
-async def is_wanted(side: Side, holds: Callable[[Desired], bool]) -> bool:
-    return holds((await side.machine()).desired)
+async def is_wanted(side: Side, holds: Callable[[Desired], bool], uuid: str = MACHINE) -> bool:
+    return holds((await side.machine(uuid)).desired)
 
 
 def test_a_whole_life(tmp_path: Path) -> None:
@@ -441,9 +443,9 @@ def created(rig: Rig) -> int:
     )
 
 
-def test_hundreds_of_machines(tmp_path: Path) -> None:
+def test_a_thousand_machines(tmp_path: Path) -> None:
     """Each change of one machine reads or writes the others again; or one that fails holds up the rest."""
-    machines = [f"5c7b0d5e-5b7c-4d35-9d3b-{number:012x}" for number in range(1, 301)]
+    machines = [f"5c7b0d5e-5b7c-4d35-9d3b-{number:012x}" for number in range(1, 1001)]
 
     async def use(rig: Rig) -> None:
         desk = rig.omni.desk
@@ -465,6 +467,33 @@ def test_hundreds_of_machines(tmp_path: Path) -> None:
             await until(lambda: bool(link.status()["connected"]))
             await asyncio.sleep(1)
             assert created(rig) < len(machines) + 20, "a new connection writes what differs, and nothing else did"
+
+    rigged(tmp_path, use)
+
+
+def test_omni_that_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wanted of one machine waits until Omni has taken what it is told of others; or Omni takes us for dead."""
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.5)
+    machines = [f"5c7b0d5e-5b7c-4d35-9d3b-{number:012x}" for number in range(1, 51)]
+
+    async def use(rig: Rig) -> None:
+        desk, side = rig.omni.desk, rig.side
+        async with rig.link():
+            await until(lambda: bool(desk.providers()[0]["status"]))
+            for uuid in machines:
+                await desk.provision(JoinRequest(uuid=uuid, token=rig.token()))
+                await desk.accept(uuid)
+            await until(lambda: created(rig) >= len(machines) + PROVIDERS_OWN)
+            rig.omni.faults.delay = 2
+            for uuid in machines[:-1]:
+                await side.give_bmc(uuid)
+                await side.wiped(uuid)
+            begun, beats = time.monotonic(), len(rig.written(names.HEALTH_STATUS))
+            await desk.allocate(machines[-1])
+            await until(lambda: is_wanted(side, lambda wanted: wanted.allocation is not None, machines[-1]))
+            assert time.monotonic() - begun < 1, "it waited for Omni"
+            await until(lambda: len(rig.written(names.HEALTH_STATUS)) > beats + 2)
+            assert time.monotonic() - begun < 8, "a beat takes one call, and the next one does not wait for more"
 
     rigged(tmp_path, use)
 

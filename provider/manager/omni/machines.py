@@ -1,9 +1,10 @@
 """
 The machines on one connection to Omni: what is wanted of each comes in, how each is goes out, and each is let go in the end.
 
-What happens at Omni (`View`) and what happens here (the outbox) both call a machine's errand; the errand looks at both sides as
-they are now, and brings them together. So it does not matter which news came first, or how often, or what a crash cut short.
-The status is written where it differs from what Omni has; that is read once, when the connection begins.
+What happens at Omni (`View`) is taken into our store, which asks Omni for nothing: however slowly it answers, what it wants of
+one machine waits for no other. Then, and whenever something happens here (the outbox), the machine's errand at Omni is called.
+It looks at both sides as they are now, and brings them together; so it does not matter which news came first, or how often, or
+what a crash cut short. The status is written where it differs from what Omni has; that is read once, when the connection begins.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class MachineErrands:
         self._outbox = outbox
         self._statuses: dict[str, Resource] = {}
         self._owner = omni.owner(provider_id, STATUS_CONTROLLER)
-        self._errands = Errands(self._see_to, HANDS, what="machine")
+        self._wishes = Errands(self._take, HANDS, what="machine")
+        self._errands = Errands(self._see_to, HANDS, what="machine at Omni")
 
     async def load(self) -> None:
         """Read the statuses as Omni has them, and call all machines that we know by an earlier connection."""
@@ -101,8 +103,8 @@ class MachineErrands:
         self.call(*self._machines.resources)
 
     def call(self, *uuids: str) -> None:
-        """Something happened to these."""
-        self._errands.call(*uuids)
+        """Something happened to these at Omni."""
+        self._wishes.call(*uuids)
 
     def call_missing(self) -> None:
         """The watch has shown all that Omni has: call those of ours that are not among it."""
@@ -111,6 +113,7 @@ class MachineErrands:
     async def run(self) -> None:
         """See to machines as they are called, here or there."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._wishes.run(), name="omni wishes")
             group.create_task(self._errands.run(), name="omni machines")
             group.create_task(self._follow_outbox(), name="omni outbox")
 
@@ -122,28 +125,43 @@ class MachineErrands:
             if not items:
                 await self._outbox.wait(last)
                 continue
-            self.call(*filter(None, (self._desk.uuid_of(item.machine_id) for item in items)))
+            self._errands.call(*filter(None, (self._desk.uuid_of(item.machine_id) for item in items)))
             last = items[-1].sequence
             await self._outbox.acknowledge(last)
 
-    async def _see_to(self, uuid: str) -> None:
-        resource = self._machines.resources.get(uuid)
-        if resource is None:
+    async def _take(self, uuid: str) -> None:
+        """
+        Take what Omni wants of a machine that has our finalizer. Without it, Omni could forget the machine behind our back: the
+        errand puts it there, and the watch tells us.
+        """
+        if uuid not in self._machines.resources:
             if self._machines.is_whole:
                 await self._desk.desire(uuid, None)
             return
-        try:
-            seen = read(resource)
-        except MalformedPacketError as error:
-            log.error("omni.machine_unreadable", machine=uuid, error=str(error))
+        seen = self._seen(uuid)
+        if seen is not None and not seen.tearing_down and not planning.finalizers_to_add(self._provider_id, seen):
+            await self._desk.desire(uuid, seen)
+        self._errands.call(uuid)
+
+    async def _see_to(self, uuid: str) -> None:
+        seen = self._seen(uuid)
+        if seen is None:
             return
         if seen.tearing_down:
             await self._tear_down(uuid, seen)
-            return
-        if added := planning.finalizers_to_add(self._provider_id, seen):
+        elif added := planning.finalizers_to_add(self._provider_id, seen):
             await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _with(found, added))
-        await self._desk.desire(uuid, seen)
-        await self._report(uuid, seen)
+        else:
+            await self._report(uuid, seen)
+
+    def _seen(self, uuid: str) -> Seen | None:
+        """The machine as the watch has shown it last; None if there is none, or none that can be read."""
+        resource = self._machines.resources.get(uuid)
+        try:
+            return None if resource is None else read(resource)
+        except MalformedPacketError as error:
+            log.error("omni.machine_unreadable", machine=uuid, error=str(error))
+            return None
 
     async def _report(self, uuid: str, seen: Seen) -> None:
         told = await self._desk.status(uuid, seen)

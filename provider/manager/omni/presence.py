@@ -77,6 +77,8 @@ class Heartbeat:
         self._clock = clock
         self._problem = problem
         self._warned: Expiry | None = None
+        self._last: Resource | None = None
+        """As we wrote it: if it is not there any more, somebody else has written."""
 
     async def first(self) -> None:
         """
@@ -88,9 +90,12 @@ class Heartbeat:
         await self._beat()
 
     async def run(self) -> None:
-        """Beat for ever; ends with DuplicateError when somebody takes our place."""
+        """Beat for ever, as often however slowly Omni answers; ends with DuplicateError when somebody takes our place."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            due = max(due + BEAT_SECONDS, clock())
+            await asyncio.sleep(due - clock())
             self._warn_of_expiry()
             await self._beat()
 
@@ -106,7 +111,7 @@ class Heartbeat:
             return Resource(replace(before.metadata, annotations=annotations), cosi.Spec(spec))
 
         owner = omni.owner(self._us.id, omni.HEALTH_CONTROLLER)
-        await self._state.put(omni.PROVIDER_HEALTH_STATUSES, self._us.id, beat, owner)
+        self._last = await self._state.put(omni.PROVIDER_HEALTH_STATUSES, self._us.id, beat, owner, known=self._last)
 
     def _warn_of_expiry(self) -> None:
         warning = due_warning(self._credentials.expires_at, self._clock())
