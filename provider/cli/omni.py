@@ -79,6 +79,7 @@ def adopt(
     Take machines over from Sidero's own provider, so that none is wiped or rebooted by the change.
 
     Stop that provider first, and start this one afterwards. What was taken over already stays; so it may be run again.
+    It is also how to go on, knowing what will be wiped, where the state folder of another Bootwright with this key was lost.
     """
     settings = load.load(config)
     logs.configure("warning", settings.log.format)
@@ -89,14 +90,16 @@ def adopt(
     folder = settings.provider.state_dir
     database = Path((settings.store.url or f"sqlite:///{folder / 'bootwright.db'}").removeprefix("sqlite:///"))
     with _rehearsal(folder, database) if dry_run else _performance(folder, database) as (folder, database):
-        adopted = asyncio.run(take_over(account, folder, database, policy))
+        adopted = asyncio.run(take_over(account, folder, database, policy, rehearses=dry_run))
     if as_json:
         output.show({"dry_run": dry_run, "machines": [_document(each) for each in adopted]})
     else:
         _tell(adopted, dry_run=dry_run)
 
 
-async def take_over(account: Account, folder: Path, database: Path, policy: Policy) -> list[Adopted]:
+async def take_over(
+    account: Account, folder: Path, database: Path, policy: Policy, *, rehearses: bool = False
+) -> list[Adopted]:
     """
     Take all machines of an account over into a database, whose key is in `folder`.
 
@@ -112,7 +115,7 @@ async def take_over(account: Account, folder: Path, database: Path, policy: Poli
         channel = open_channel(Endpoint.parse(account.endpoint), account.ca_file)
         try:
             state = State(channel, credentials, utc_now)
-            return await adoption.adopt(state, credentials.account.provider_id, desk, utc_now)
+            return await adoption.adopt(state, credentials.account.provider_id, desk, utc_now, rehearses=rehearses)
         finally:
             await channel.close()
     finally:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from provider.cli import omni as cli
 from provider.domain.machine import Acceptance, Desired, Machine, PreferredPower, RecordKind
 from provider.http.tls import Authority
 from provider.kit.clock import utc_now
@@ -293,6 +294,48 @@ def test_second_provider_with_our_id(tmp_path: Path) -> None:
         async with rig.link() as again:
             await until(lambda: bool(again.status()["connected"]))
         other.database.close()
+
+    rigged(tmp_path, use)
+
+
+def test_state_folder_that_was_lost(tmp_path: Path) -> None:
+    """A daemon with an empty store takes over, and wipes all that is in use."""
+
+    async def use(rig: Rig) -> None:
+        async with rig.link():
+            await is_ready(rig)
+        kept, rig.side = rig.side, Side(tmp_path / "empty")
+        await rig.side.load()
+        adopted = tmp_path / "adopted"
+        adopted.mkdir()
+        key = tmp_path / "key"
+        key.write_text(rig.key)
+        account = cli.Account(rig.omni.endpoint, key)
+
+        def forget_beat() -> None:
+            """Nobody beats, and Omni has forgotten the last one, as it does when it is started anew."""
+            owner = "bm.ProviderHealthStatusController"
+            if rig.omni.state.find(names.INFRA_EPHEMERAL, names.HEALTH_STATUS, "bm"):
+                rig.omni.state.destroy(names.INFRA_EPHEMERAL, names.HEALTH_STATUS, "bm", owner)
+
+        async def start(*, rehearsed: bool) -> str:
+            forget_beat()
+            await cli.take_over(account, adopted, adopted / "bootwright.db", kept.policy, rehearses=rehearsed)
+            rig.side.database.close()
+            rig.side = Side(adopted)
+            await rig.side.load()
+            async with rig.link() as link:
+                await until(lambda: bool(link.status()["connected"] or link.status()["last_error"]))
+                return str(link.status()["last_error"])
+
+        forget_beat()
+        async with rig.link() as link:
+            await until(lambda: "is another installation" in str(link.status()["last_error"]))
+            assert await rig.side.machines.store.all() == []
+            assert not rig.omni.desk.providers()[0]["last_heartbeat"], "the other one would have to wait for us"
+        assert "is another installation" in await start(rehearsed=True)
+        assert await start(rehearsed=False) == ""
+        kept.database.close()
 
     rigged(tmp_path, use)
 

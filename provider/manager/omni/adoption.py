@@ -2,7 +2,8 @@
 Reads out of Omni what Sidero's own provider left there, and hands it over machine by machine.
 
 All of it is read before anything is written, and what cannot be read stops it: a wipe that we did not hear of would be done
-again. Nothing is changed at Omni, neither here nor later, so the former provider finds its memory as it left it.
+again. Nothing that it left is changed at Omni, neither here nor later, so the former provider finds its memory as it left it.
+Where another installation of ours was before, its place becomes ours in the end (`presence`).
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ class Desk(Protocol):
         """Take one machine over; it is on disk when this returns."""
 
 
-async def adopt(state: State, provider_id: str, desk: Desk, clock: Callable[[], datetime]) -> list[Adopted]:
+async def adopt(
+    state: State, provider_id: str, desk: Desk, clock: Callable[[], datetime], *, rehearses: bool = False
+) -> list[Adopted]:
     """
-    Take over all machines that Omni has given to this provider, in the order of their UUIDs.
+    Take over all machines that Omni has given to this provider, in the order of their UUIDs; one that `rehearses` does so in a
+    copy of the store, and stays what it was to Omni.
 
     Raises:
         RefusedError: If the former provider is still at work.
@@ -49,7 +53,10 @@ async def adopt(state: State, provider_id: str, desk: Desk, clock: Callable[[], 
     await _refuse_while_alive(state, provider_id, desk, clock)
     found = await _read(state, provider_id)
     await _refuse_while_alive(state, provider_id, desk, clock)
-    return [await desk.adopt(uuid, seen, left) for uuid, (seen, left) in sorted(found.items())]
+    adopted = [await desk.adopt(uuid, seen, left) for uuid, (seen, left) in sorted(found.items())]
+    if not rehearses:
+        await presence.take_place(state, provider_id, await desk.installation())
+    return adopted
 
 
 async def _refuse_while_alive(state: State, provider_id: str, desk: Desk, clock: Callable[[], datetime]) -> None:

@@ -26,7 +26,7 @@ from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.errands import Errands
 from provider.manager.omni.errors import BookmarkError
 from provider.manager.omni.machines import Desk, MachineErrands, Outbox
-from provider.manager.omni.presence import DuplicateError, Heartbeat, Provider
+from provider.manager.omni.presence import DuplicateError, Heartbeat, Provider, StrangerError
 from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.manager.omni.view import View, WatchBrokenError
 from provider.wire import cosi, omni, siderolink
@@ -126,7 +126,7 @@ class OmniLink:
         self._connected = False
         self._last_error = str(error)
         log.warning("omni.disconnected", url=self._url, error=str(error), hint=error.hint)
-        return error.retry_after if isinstance(error, DuplicateError) else timedelta(0)
+        return error.retry_after if isinstance(error, DuplicateError | StrangerError) else timedelta(0)
 
     async def _once(self) -> None:
         """One connection, from dialling to its end, which is always an error."""
@@ -134,6 +134,7 @@ class OmniLink:
         try:
             state = State(channel, self._credentials, self._clock)
             heartbeat = Heartbeat(state, self._us, self._credentials, self._clock, self._problem)
+            await presence.find_place(state, self._us, self._clock())
             await heartbeat.first()
             await presence.introduce(state, self._us)
             errands = MachineErrands(state, self._us.id, self._machines, self._desk, self._outbox)

@@ -1,8 +1,10 @@
 """
 Says that we are there, and that we are the only one: the provider's status, and its heartbeat.
 
-The heartbeat bears the mark of this installation. A fresh one with another's mark means that a second provider runs with our
-id: whoever comes later keeps away, and takes over once the first has been silent for as long as Omni takes it for connected.
+Heartbeat and status bear the mark of this installation. A fresh heartbeat with another's mark means that a second provider runs
+with our id: whoever comes later keeps away. A status with another's mark means that our store is not the one that knows what was
+wiped, because its folder was lost or is elsewhere: we keep away then, too, however long the other one has been silent, until
+somebody takes over on purpose (`adoption`). Sidero's own provider leaves no mark, and is silent for 31 s when it is gone.
 """
 
 from __future__ import annotations
@@ -46,16 +48,36 @@ class Provider:
     labels: Mapping[str, str]
 
 
+class StrangerError(TemporaryError):
+    """The provider with our id is another installation, wherever that is now."""
+
+
+async def find_place(state: State, us: Provider, now: datetime) -> None:
+    """
+    See whether the place of the provider with our id is ours; nothing is written.
+
+    Raises:
+        DuplicateError: If somebody else is at work there.
+        StrangerError: If it belongs to another installation of ours.
+    """
+    beat = await state.get(omni.PROVIDER_HEALTH_STATUSES, us.id)
+    if beat is not None:
+        refuse_duplicate(beat, us.installation, now)
+    status = await state.get(omni.PROVIDER_STATUSES, us.id)
+    if status is not None:
+        refuse_stranger(status, us.installation)
+
+
 async def introduce(state: State, us: Provider) -> None:
     """Write the provider's status: without it, and the label that makes us a static one, Omni gives us no machines."""
     spec = omni.InfraProviderStatus(name=us.name, description="Bare-metal machines, by Bootwright", version=us.version)
-    labels = {omni.LABEL_STATIC_PROVIDER: ""}
+    labels, mark = {omni.LABEL_STATIC_PROVIDER: ""}, {MARK: us.installation}
 
     def status(before: Resource | None) -> Resource:
-        if before is None:
-            return omni.PROVIDER_STATUSES.new(us.id, spec, labels=labels)
-        metadata = replace(before.metadata, labels={**before.metadata.labels, **labels})
-        return Resource(metadata, cosi.Spec(protobuf.encode(spec)))
+        metadata = (before or omni.PROVIDER_STATUSES.new(us.id, spec)).metadata
+        labelled = {**metadata.labels, **labels}
+        annotated = {**metadata.annotations, **mark}
+        return Resource(replace(metadata, labels=labelled, annotations=annotated), cosi.Spec(protobuf.encode(spec)))
 
     await state.put(omni.PROVIDER_STATUSES, us.id, status, owner="")
 
@@ -122,6 +144,35 @@ class Heartbeat:
                 hint="make a new key in time: omnictl infraprovider renewkey, then put it into manager.key_file",
             )
         self._warned = warning
+
+
+async def take_place(state: State, provider_id: str, installation: str) -> None:
+    """Make the place of another installation ours; nothing if it is nobody's, or ours."""
+
+    def ours(status: Resource) -> Resource | None:
+        if status.metadata.annotations.get(MARK, installation) == installation:
+            return None
+        annotations = {**status.metadata.annotations, MARK: installation}
+        return replace(status, metadata=replace(status.metadata, annotations=annotations))
+
+    await state.change(omni.PROVIDER_STATUSES, provider_id, ours)
+
+
+def refuse_stranger(status: Resource, installation: str) -> None:
+    """
+    Look at the mark on the provider's status.
+
+    Raises:
+        StrangerError: If it is another's.
+    """
+    if status.metadata.annotations.get(MARK, installation) == installation:
+        return
+    raise StrangerError(
+        f"provider {status.metadata.id!r} is another installation of Bootwright, and what it has wiped is not known here",
+        retry_after=ALIVE,
+        hint="bring its state folder here (provider.state_dir); if that is lost, see what would be wiped with: "
+        "bootwright omni adopt --dry-run",
+    )
 
 
 def refuse_duplicate(beat: Resource, installation: str, now: datetime) -> None:

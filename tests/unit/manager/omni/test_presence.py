@@ -8,7 +8,7 @@ import pytest
 
 from provider.domain.errors import PermanentError
 from provider.manager.omni import presence
-from provider.manager.omni.presence import ALIVE, MARK, DuplicateError
+from provider.manager.omni.presence import ALIVE, MARK, DuplicateError, StrangerError
 from provider.manager.omni.state import Endpoint
 from provider.wire import omni, protobuf
 from provider.wire.cosi import Metadata, Resource, Spec
@@ -41,6 +41,18 @@ def test_whose_heartbeat(mark: str | None, at: datetime | None, whose: str | Non
         return
     with pytest.raises(DuplicateError, match=whose):
         presence.refuse_duplicate(beat(mark, at), "ours", NOW)
+
+
+@pytest.mark.parametrize(("mark", "is_refused"), [(None, False), ("ours", False), ("theirs", True)])
+def test_whose_place(mark: str | None, is_refused: bool) -> None:
+    """An empty store takes the place of a lost one, and wipes whatever is in use."""
+    annotations = {} if mark is None else {MARK: mark}
+    status = Resource(Metadata(type=omni.PROVIDER_STATUSES.name, id="bm", annotations=annotations), Spec(b""))
+    if not is_refused:
+        presence.refuse_stranger(status, "ours")
+        return
+    with pytest.raises(StrangerError, match="what it has wiped is not known here"):
+        presence.refuse_stranger(status, "ours")
 
 
 def test_heartbeat_that_nobody_can_read() -> None:
