@@ -89,7 +89,8 @@ def check(settings: Settings) -> list[str]:
         case OmniManager(key_file=key_file):
             problems += _unreadable("manager.key_file", key_file) or _unusable_key(settings, key_file)
     if settings.manager is not None and settings.manager.ca_file is not None:
-        problems += _unreadable("manager.ca_file", settings.manager.ca_file)
+        ca_file = settings.manager.ca_file
+        problems += _unreadable("manager.ca_file", ca_file) or _no_certificate("manager.ca_file", ca_file)
     if settings.has_talos:
         problems += _talos_problems(settings.talos)
     return problems
@@ -160,6 +161,10 @@ def _unreadable(where: str, file: Path) -> list[str]:
             return []
     except OSError as error:
         return [f"{where}: cannot read {file}: {error.strerror}"]
+
+
+def _no_certificate(where: str, file: Path) -> list[str]:
+    return [] if b"-----BEGIN CERTIFICATE-----" in file.read_bytes() else [f"{where}: {file} has no certificate in PEM"]
 
 
 def _unservable(where: str, file: Path) -> list[str]:

@@ -545,12 +545,19 @@ class OmniManager(Model):
     """Sidero Omni."""
 
     kind: Literal["omni"]
-    endpoint: str = Field(pattern=r"^(https|http|grpc)://[^/?#]+/?$")
+    endpoint: str
     """Where Omni is: `https://omni.example.com`. `http://` is for loopback only."""
     key_file: Path
     """File with the service account key that `omnictl infraprovider create` printed; it says the provider's id, too."""
     ca_file: Path | None = None
     """Certificate authority of Omni. Default: those that gRPC brings along, which are the usual public ones."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"(https|http|grpc)://[^/?#\s]+/?", value):
+            raise ValueError("write it as https://omni.example.com, or https://omni.example.com:8443")
+        return value
 
     @model_validator(mode="after")
     def _plain_is_local(self) -> OmniManager:

@@ -18,11 +18,12 @@ from datetime import datetime
 from provider.domain.errors import PermanentError
 from provider.wire import openpgp
 
+_VARIABLE = "OMNI_SERVICE_ACCOUNT_KEY="
 _PREFIX = "infra-provider:"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """A name as in DNS (RFC 1123 section 2.1)."""
 
-_WHOLE = "copy all of it: the one line that omnictl infraprovider create printed as OMNI_SERVICE_ACCOUNT_KEY"
+_WHOLE = "copy all of it: the one line with OMNI_SERVICE_ACCOUNT_KEY that omnictl infraprovider create printed"
 _OTHER = "make one with: omnictl infraprovider create ID"
 
 
@@ -83,8 +84,8 @@ def headers(
 
 
 def _object(text: str) -> dict[str, object]:
-    """What is inside; white space, and the padding that some tools leave out, do not matter."""
-    letters = "".join(text.split()).rstrip("=")
+    """What is inside; white space, the name before it, and the padding that some tools leave out, do not matter."""
+    letters = "".join(text.split()).removeprefix(_VARIABLE).rstrip("=")
     if not letters:
         raise UnusableAccountError("it is empty", _WHOLE)
     try:

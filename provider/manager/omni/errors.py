@@ -74,9 +74,7 @@ def explain(failure: Failure) -> BootwrightError:
         case grpc.StatusCode.INVALID_ARGUMENT:
             return ConflictError(said, retry_after=SOON) if "phase" in failure.text else PermanentError(said)
         case grpc.StatusCode.UNAVAILABLE:
-            return TemporaryError(
-                f"Omni cannot be reached: {failure.text}", retry_after=SOON, hint=_unreachable_hint(failure.text)
-            )
+            return _unreachable(failure.text)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TemporaryError(f"Omni did not answer {call} in time", retry_after=SOON)
         case _:
@@ -129,10 +127,35 @@ def _precondition(call: str, text: str, said: str) -> BootwrightError:
     return ConflictError(said, retry_after=SOON)
 
 
-def _unreachable_hint(text: str) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text.lower():
-        return "set manager.ca_file to the CA certificate of Omni, and dial a name that its certificate has"
-    return ""
+_CERTIFICATE_HINT = "set manager.ca_file to the CA certificate of Omni, and dial a name that its certificate has"
+
+_UNREACHABLE = (
+    ("CERTIFICATE_VERIFY_FAILED: ", "its certificate is not trusted", _CERTIFICATE_HINT),
+    ("not in peer certificate", "its certificate is of another name", _CERTIFICATE_HINT),
+    (
+        "WRONG_VERSION_NUMBER",
+        "what listens there does not speak TLS",
+        "check host and port of manager.endpoint; http:// is for an Omni on this host",
+    ),
+    (
+        "last error: UNAVAILABLE: ",
+        "what listens there ends the connection at once",
+        "if it speaks TLS, write https:// in manager.endpoint; else check the port",
+    ),
+    ("lookup failed", "its name is not found", "check the host in manager.endpoint, and DNS"),
+    ("Connection refused", "nobody listens there", "check host and port of manager.endpoint"),
+)
+"""What gRPC says, what that means, and what to do."""
+
+
+def _unreachable(text: str) -> TemporaryError:
+    """gRPC tells where in its code it failed, too; that goes no further."""
+    last = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").removesuffix(": OK")
+    for needle, meaning, hint in _UNREACHABLE:
+        if needle in text:
+            detail = f": {last.rpartition(needle)[2]}" if needle.endswith("FAILED: ") else ""
+            return TemporaryError(f"Omni cannot be reached: {meaning}{detail}", retry_after=SOON, hint=hint)
+    return TemporaryError(f"Omni cannot be reached: {last}", retry_after=SOON)
 
 
 def _rough(span: timedelta) -> str:

@@ -39,7 +39,8 @@ def with_key(folder: Path, name: str = "infra-provider:bm") -> None:
             "manager: {kind: omni, endpoint: 'https://o', key_fil: k}\n",
             "manager.key_fil: no such setting; did you mean key_file?",
         ),
-        ("manager: {kind: omni, endpoint: omni.example.com, key_file: k}\n", "manager.endpoint: string should match"),
+        ("manager: {kind: omni, endpoint: omni.example.com, key_file: k}\n", "manager.endpoint: write it as https://"),
+        ("manager: {kind: omni, endpoint: 'https://o/x', key_file: k}\n", "manager.endpoint: write it as https://"),
         (
             "manager: {kind: omni, endpoint: 'grpc://omni.example.com', key_file: k}\n",
             "provider.yaml:4: manager: without TLS, join token and signatures can be read on the way: use https://",
@@ -118,6 +119,17 @@ def test_unusable_key(tmp_path: Path, content: bytes | None, expected: str) -> N
     (problem,) = load.check(loaded(tmp_path, LEAST + OMNI))
     assert problem.startswith("manager.key_file: ")
     assert expected in problem
+
+
+def test_ca_file_without_a_certificate(tmp_path: Path) -> None:
+    """A file in DER, or the wrong one, is a "security handshaker" that failed."""
+    with_key(tmp_path)
+    (tmp_path / "ca").write_bytes(b"\x30\x82")
+    text = LEAST + OMNI.replace("key}", "key, ca_file: ca}")
+    (problem,) = load.check(loaded(tmp_path, text))
+    assert problem == f"manager.ca_file: {tmp_path / 'ca'} has no certificate in PEM"
+    (tmp_path / "ca").write_bytes(b"# our CA\n-----BEGIN CERTIFICATE-----\n")
+    assert load.check(loaded(tmp_path, text)) == []
 
 
 def test_files_of_talos(tmp_path: Path) -> None:

@@ -41,10 +41,17 @@ def test_vector() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [TEXT, f"  {TEXT}\n", TEXT.rstrip("="), "\n".join(TEXT[at : at + 70] for at in range(0, 2000, 70))]
+    "text",
+    [
+        TEXT,
+        f"  {TEXT}\n",
+        TEXT.rstrip("="),
+        f"OMNI_SERVICE_ACCOUNT_KEY={TEXT}\n",
+        "\n".join(TEXT[at : at + 70] for at in range(0, 2000, 70)),
+    ],
 )
 def test_pasted(text: str) -> None:
-    """A line end in a file is a bad key."""
+    """A line end in a file is a bad key, or the whole line that omnictl printed."""
     account = sidero_auth.read_service_account(text)
     assert (account.provider_id, account.identity) == ("bm", "infra-provider:bm")
     assert account.key.seed == KEY.seed

@@ -39,7 +39,7 @@ def failed(call: str, code: grpc.StatusCode, text: str = "", **more: datetime) -
         ("Update", Code.INVALID_ARGUMENT, "resource is not in phase running", ConflictError),
         ("Create", Code.INVALID_ARGUMENT, "failed to validate: id", PermanentError),
         ("Update", Code.PERMISSION_DENIED, 'resource is owned by "x"', RefusedError),
-        ("Get", Code.UNAVAILABLE, "connection refused", TemporaryError),
+        ("Get", Code.UNAVAILABLE, "Stream removed (Socket closed)", TemporaryError),
         ("Get", Code.DEADLINE_EXCEEDED, "", TemporaryError),
         ("Get", Code.RESOURCE_EXHAUSTED, "slow down", TemporaryError),
         ("Get", Code.UNKNOWN, "unparsable", TemporaryError),
@@ -86,10 +86,52 @@ def test_denied(text: str, hint: str) -> None:
     assert hint in failed("Update", Code.PERMISSION_DENIED, text).hint
 
 
-def test_wrong_ca() -> None:
-    """A certificate that is not trusted looks like an Omni that is down."""
-    found = failed("Get", Code.UNAVAILABLE, "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED")
-    assert "ca_file" in found.hint
+ALL = "failed to connect to all addresses; last error: "
+TLS = f"{ALL}UNKNOWN: ipv4:127.0.0.1:1: Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1:SSL routines:X:"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        (
+            f"{TLS}CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+            "its certificate is not trusted: unable to get local issuer certificate",
+            "ca_file",
+        ),
+        (
+            f"{ALL}UNKNOWN: Peer name omni is not in peer certificate",
+            "its certificate is of another name",
+            "a name that",
+        ),
+        (
+            f"{TLS}WRONG_VERSION_NUMBER: Invalid certificate verification context: OK",
+            "what listens there does not speak TLS",
+            "http:// is for",
+        ),
+        (
+            f"{ALL}UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed",
+            "what listens there ends the connection at once",
+            "write https://",
+        ),
+        (
+            "errors resolving omni.invalid:443: [field:hostname lookup error:address lookup failed for omni.invalid:443: X]",
+            "its name is not found",
+            "DNS",
+        ),
+        (
+            f"{ALL}UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused",
+            "nobody listens there",
+            "port",
+        ),
+        (f"{ALL}UNKNOWN: ipv4:1.2.3.4:1: No route to host", "ipv4:1.2.3.4:1: No route to host", ""),
+        ("Stream removed (Socket closed)", "Stream removed (Socket closed)", ""),
+    ],
+)
+def test_unreachable(text: str, said: str, hint: str) -> None:
+    """The operator reads where in gRPC something happened, or looks for a CA where there is no TLS. Texts of grpcio 1.82."""
+    found = failed("Get", Code.UNAVAILABLE, text)
+    assert str(found) == f"Omni cannot be reached: {said}"
+    assert hint in found.hint
 
 
 @pytest.mark.parametrize(
