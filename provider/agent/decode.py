@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from provider.domain.errors import MalformedPacketError
 from provider.domain.operation import DiskWipe, OperationKind, RefusedDisk, WipeMethod, WipePlan
 from provider.wire import agent as wire
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def enrolled(document: object) -> wire.Enrolled:
@@ -75,7 +78,7 @@ def _items(value: object) -> Iterable[object]:
 def _build(kind: type[T], document: object) -> T:
     if not isinstance(document, dict):
         raise MalformedPacketError("a JSON object was expected", field=kind.__name__, offset=0)
-    known: dict[str, Any] = {f.name: document[f.name] for f in fields(kind) if f.name in document}  # type: ignore[arg-type]
+    known: dict[str, Any] = {f.name: document[f.name] for f in fields(kind) if f.name in document}
     try:
         return kind(**known)
     except TypeError as error:
