@@ -31,7 +31,7 @@ from provider.manager.omni.presence import Provider
 from provider.planning import agents, omni
 from provider.planning.interfaces import Opening
 from provider.planning.lifecycle import Policy
-from provider.planning.talos import TalosSite
+from provider.planning.talos import FactoryAddress, TalosSite, factory_address
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.machines import Machines
 from provider.reconcile.omni import OmniDesk
@@ -44,7 +44,6 @@ from provider.store.database import Database
 from provider.store.keepsakes import KeepsakeStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
-from provider.wire import factory as factory_wire
 from provider.wire import siderolink
 
 log = structlog.get_logger()
@@ -105,7 +104,7 @@ class Sidero:
         certified = talos_agents.tls(authority) if settings.talos.agent_tls else None
         self.agents = TalosAgentListener(self.agent_desk, settings.talos.agent_port, certified)
         join = _nothing_to_join if self._desk is None else self._desk.join_documents
-        self.factory = _factory(settings)
+        self.factory = _factory(settings, self._address)
         self.boots = _boots(settings, self.factory, authority.ca_pem, join)
 
     async def link(self, outbox: Outbox, version: str, problem: Callable[[], str]) -> OmniLink | None:
@@ -139,11 +138,16 @@ class Sidero:
             problem=problem,
         )
 
+    def _address(self) -> FactoryAddress:
+        talos = self._settings.talos
+        told = None if self._desk is None else self._desk.factory()
+        return factory_address(talos.factory_url, talos.pxe_url, told)
+
     def status(self) -> JsonObject:
         """For `bootwright status`."""
         images = self.factory.images
         return {
-            "factory": str(URL(self._settings.talos.factory_url).with_user(None)),
+            "factory": str(URL(self._address().url).with_user(None)),
             "images": len(images),
             "megabytes": images.size // 10**6,
         }
@@ -192,17 +196,11 @@ def policy(settings: Settings, site: Policy) -> Policy:
     return replace(site, agent=choice, sets_up_bmc=talos.sets_up_bmc, wipe_zeroes=talos.wipe_zeroes)
 
 
-def _factory(settings: Settings) -> Factory:
+def _factory(settings: Settings, address: Callable[[], FactoryAddress]) -> Factory:
     """The Image Factory, with its cache."""
     talos = settings.talos
-    is_public = talos.factory_url.rstrip("/") == factory_wire.DEFAULT_URL
-    return Factory(
-        talos.cache_dir or settings.provider.state_dir / _CACHE,
-        talos.cache_size,
-        url=talos.factory_url,
-        pxe_url=talos.pxe_url or (factory_wire.DEFAULT_PXE_URL if is_public else talos.factory_url),
-        ca_file=talos.factory_ca_file,
-    )
+    folder = talos.cache_dir or settings.provider.state_dir / _CACHE
+    return Factory(folder, talos.cache_size, address, ca_file=talos.factory_ca_file)
 
 
 def _boots(settings: Settings, factory: Factory, ca_pem: bytes, join: Callable[[], Secret | None]) -> TalosBoots:

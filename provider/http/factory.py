@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,7 +27,7 @@ from yarl import URL
 from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError, TemporaryError, UnderWayError
 from provider.http.images import Image, Images, Staging
 from provider.kit import backoff
-from provider.planning.talos import TalosBoot
+from provider.planning.talos import FactoryAddress, TalosBoot
 from provider.wire import factory
 
 log = structlog.get_logger()
@@ -73,6 +73,8 @@ class _Key:
 
 @dataclass
 class _Flight:
+    url: URL
+    pxe_url: URL
     landed: asyncio.Future[Image | BootwrightError]
     received: int = 0
     """Bytes."""
@@ -87,21 +89,19 @@ class _Failure:
 
 
 class Factory:
-    """A client of one factory, with its cache; `async with` opens it."""
+    """A client with its cache, of the factory that is at `address` by then; `async with` opens it."""
 
     def __init__(
         self,
         folder: Path,
         most_bytes: int,
+        address: Callable[[], FactoryAddress],
         *,
-        url: str = factory.DEFAULT_URL,
-        pxe_url: str = factory.DEFAULT_PXE_URL,
         ca_file: Path | None = None,
         patience: Patience = Patience(),
     ) -> None:
         self.images = Images(folder, most_bytes)
-        self._url = URL(url)
-        self._pxe_url = URL(pxe_url)
+        self._address = address
         self._ca_file = ca_file
         self._patience = patience
         self._flights: dict[_Key, _Flight] = {}
@@ -145,12 +145,14 @@ class Factory:
             PermanentError: If the factory refuses it.
         """
         body = factory.schematic_body(boot.schematic)
-        key = _Key(hashlib.sha256(f"{_shown(self._url)}\n".encode() + body).hexdigest(), boot.version, boot.variant)
+        address = self._address()
+        url, pxe_url = URL(address.url), URL(address.pxe_url)
+        key = _Key(hashlib.sha256(f"{_shown(url)}\n".encode() + body).hexdigest(), boot.version, boot.variant)
         schematic = self.images.schematic(key.digest)
         found = self.images.find(_name(schematic, key)) if schematic else None
         if found:
             return found
-        flight = self._flights.get(key) or self._begin(key, body)
+        flight = self._flights.get(key) or self._begin(key, body, url, pxe_url)
         try:
             async with asyncio.timeout(self._patience.machine):
                 landed = await asyncio.shield(flight.landed)
@@ -165,14 +167,14 @@ class Factory:
 
     # --- flights ---
 
-    def _begin(self, key: _Key, body: bytes) -> _Flight:
+    def _begin(self, key: _Key, body: bytes, url: URL, pxe_url: URL) -> _Flight:
         loop = asyncio.get_running_loop()
         failure = self._failures.get(key)
         if failure and loop.time() < failure.until:
             raise _again(failure, timedelta(seconds=failure.until - loop.time()))
         if len(self._flights) >= MOST_FLIGHTS:
             raise TemporaryError(f"{MOST_FLIGHTS} images are being fetched already", retry_after=_DEFAULT_RETRY)
-        flight = self._flights[key] = _Flight(loop.create_future())
+        flight = self._flights[key] = _Flight(url, pxe_url, loop.create_future())
         task = self._group.create_task(self._fly(key, body, flight), name=f"image {key.version} {key.variant}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -192,7 +194,7 @@ class Factory:
         except BootwrightError as error:
             landed = error
         except TimeoutError:
-            landed = _late(self._url, "it took too long")
+            landed = _late(flight.url, "it took too long")
         except OSError as error:
             hint = "see whether the disk of the images is full or broken"
             landed = TemporaryError(f"the image cannot be stored: {error.strerror}", retry_after=_AT_ONCE, hint=hint)
@@ -233,12 +235,12 @@ class Factory:
     # --- what a flight does ---
 
     async def _fetch(self, key: _Key, body: bytes, flight: _Flight) -> Image:
-        schematic = self.images.schematic(key.digest) or await self._post(key, body)
+        schematic = self.images.schematic(key.digest) or await self._post(key, body, flight)
         name = _name(schematic, key)
         found = self.images.find(name)
         if found:
             return found
-        url = self._pxe_url / "pxe" / schematic / key.version / key.variant
+        url = flight.pxe_url / "pxe" / schematic / key.version / key.variant
         try:
             answer = await self._ask("GET", url)
         except NotKnownError:
@@ -255,8 +257,8 @@ class Factory:
                 await self._download(file_url, staging, flight)
             return await staging.commit(script.arguments)
 
-    async def _post(self, key: _Key, body: bytes) -> str:
-        url = self._url / "schematics"
+    async def _post(self, key: _Key, body: bytes, flight: _Flight) -> str:
+        url = flight.url / "schematics"
         answer = await self._ask("POST", url, body)
         try:
             schematic = factory.schematic_id(answer)

@@ -20,7 +20,7 @@ from typing import Literal
 from provider.domain.errors import PermanentError
 from provider.domain.machine import BootMode
 from provider.domain.secret import Secret
-from provider.wire import siderolink
+from provider.wire import factory, siderolink
 
 AGENT_VERSION = "v1.13.7"
 """Talos under the agent, unless the settings say another."""
@@ -122,6 +122,35 @@ class TalosBoot:
         arguments = tuple(argument.replace("${uuid}", uuid) for argument in (*factory_arguments, *own))
         siderolink.check_length(arguments)
         return arguments
+
+
+@dataclass(frozen=True)
+class FactoryAddress:
+    """Where an Image Factory is, and where it has its boot scripts."""
+
+    url: str
+    pxe_url: str
+
+
+def factory_address(url: str | None, pxe_url: str | None, told: FactoryAddress | None) -> FactoryAddress:
+    """
+    The factory that images come from: the one that the settings name, else the one that Omni told of, else the public one.
+
+    Omni reads the schematic of a machine at its own factory, and installs from there; so that one, unless somebody knows better.
+    """
+    if url is None and told is not None and _URL.fullmatch(told.url):
+        its_own = told.pxe_url if _URL.fullmatch(told.pxe_url) else _scripts_of(told.url)
+        return FactoryAddress(told.url, pxe_url or its_own)
+    chosen = url or factory.DEFAULT_URL
+    return FactoryAddress(chosen, pxe_url or _scripts_of(chosen))
+
+
+_URL = re.compile(r"https?://[^?#\s]+")
+
+
+def _scripts_of(url: str) -> str:
+    """A factory of one's own has its scripts at the same address."""
+    return factory.DEFAULT_PXE_URL if url.rstrip("/") == factory.DEFAULT_URL else url
 
 
 def choose(mode: BootMode, machine: TalosMachine, site: TalosSite) -> TalosBoot:

@@ -8,6 +8,7 @@ store, and opened for Omni alone.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,6 +24,7 @@ from provider.planning import omni as planning
 from provider.planning.identity import believable_uuid
 from provider.planning.lifecycle import Policy, SetPower
 from provider.planning.omni import Seen, Teardown
+from provider.planning.talos import FactoryAddress
 from provider.reconcile.desired import difference
 from provider.reconcile.machines import Machines
 from provider.reconcile.worker import Workers
@@ -35,6 +37,7 @@ from provider.wire import omni
 log = structlog.get_logger()
 
 _JOIN = "omni.join"
+_FACTORY = "omni.factory"
 _INSTALLATION = "omni.installation"
 
 
@@ -105,6 +108,7 @@ class OmniDesk:
         self._taken: dict[str, Seen | None] = {}
         """What was last taken of each, so as not to take it again with each other news of it."""
         self._join: Secret | None = None
+        self._factory: FactoryAddress | None = None
         self.installation = ""
 
     async def load(self) -> None:
@@ -113,11 +117,17 @@ class OmniDesk:
             if machine.identity.uuid and machine.desired.revision:
                 self._bind(machine.identity.uuid, machine.id)
         self._join = await self._keepsakes.get(_JOIN)
+        factory = await self._keepsakes.get(_FACTORY)
+        self._factory = None if factory is None else FactoryAddress(*json.loads(factory.reveal()))
         self.installation = await installation(self._keepsakes)
 
     def join_documents(self) -> Secret | None:
         """What makes a machine join Omni; None until Omni has told it once."""
         return self._join
+
+    def factory(self) -> FactoryAddress | None:
+        """The Image Factory that Omni uses; None until it has told."""
+        return self._factory
 
     # --- for the link ---
 
@@ -193,6 +203,15 @@ class OmniDesk:
         await self._keepsakes.put(_JOIN, secret)
         self._join = secret
         log.info("omni.join_kept")
+
+    async def keep_factory(self, features: omni.FeaturesConfig) -> None:
+        """From now on images come from there, unless the settings name another factory."""
+        told = FactoryAddress(features.image_factory_base_url, features.image_factory_pxe_base_url)
+        if told == self._factory or not told.url:
+            return
+        await self._keepsakes.put(_FACTORY, Secret(json.dumps([told.url, told.pxe_url])))
+        self._factory = told
+        log.info("omni.factory_kept")
 
     # --- machines by UUID ---
 

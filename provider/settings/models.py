@@ -35,7 +35,7 @@ from provider.planning import identity, talos
 from provider.planning.loader import Loader
 from provider.planning.proxy_style import Style
 from provider.planning.subnets import not_leasable
-from provider.wire import dhcp, factory, siderolink
+from provider.wire import dhcp, siderolink
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -396,10 +396,12 @@ class SecureBootSettings(Model):
 class TalosSettings(Model):
     """Machines that run Talos: where it comes from, and the agent in it. Used with Omni, and with `agent.kind: talos`."""
 
-    factory_url: str = Field(default=factory.DEFAULT_URL, pattern=r"^https?://[^?#\s]+$")
-    """The Image Factory; `https://USER:PASSWORD@...` if it wants a user."""
+    factory_url: str | None = Field(default=None, pattern=r"^https?://[^?#\s]+$")
+    """The Image Factory; `https://USER:PASSWORD@...` if it wants a user. Default: the one that Omni uses; the public one until
+    Omni has told, and without Omni."""
     pxe_url: str | None = Field(default=None, pattern=r"^https?://[^?#\s]+$")
-    """Where it has its boot scripts. Default: beside `factory_url`; a factory of your own has them at the same address."""
+    """Where it has its boot scripts. Default: what Omni tells, or beside the public one; a factory of your own has them at the
+    same address."""
     factory_ca_file: Path | None = None
     """Certificate authority of a factory of your own, beside those that the system trusts."""
     cache_dir: Path | None = None

@@ -21,7 +21,7 @@ from typing import Any
 from provider.domain.errors import TemporaryError
 from provider.http import factory, images
 from provider.http.factory import Factory, Patience
-from provider.planning.talos import TalosBoot
+from provider.planning.talos import FactoryAddress, TalosBoot
 from tests.fakes import image_factory
 
 OLD, NEW = (TalosBoot({"customization": {}}, version, "amd64", False, (), True) for version in ("v1.10.0", "v1.11.0"))
@@ -64,7 +64,7 @@ async def fetch(folder: Path, url: str, boot: TalosBoot) -> list[Path]:
     images.FRESH_SECONDS = -1.0
     factory._CHUNK_BYTES = 100_000
     patience = Patience(connect=1)
-    async with Factory(folder, MOST_BYTES, url=url, pxe_url=url, patience=patience) as client:
+    async with Factory(folder, MOST_BYTES, lambda: FactoryAddress(url, url), patience=patience) as client:
         image = await client.image(boot)
         return [image.kernel, *image.ram_disks]
 

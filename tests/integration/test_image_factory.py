@@ -25,7 +25,7 @@ from provider.http.factory import Factory, Patience
 from provider.http.images import Image
 from provider.http.tls import Authority
 from provider.planning import talos
-from provider.planning.talos import TalosBoot, TalosMachine, TalosSite
+from provider.planning.talos import FactoryAddress, TalosBoot, TalosMachine, TalosSite
 from tests.fakes import image_factory
 from tests.fakes.image_factory import ImageFactory, Trouble
 
@@ -49,7 +49,7 @@ async def client(
     ca_file: Path | None = None,
 ) -> AsyncIterator[Factory]:
     async with Factory(
-        folder, most_bytes, url=server.url, pxe_url=server.url, patience=patience, ca_file=ca_file
+        folder, most_bytes, lambda: FactoryAddress(server.url, server.url), patience=patience, ca_file=ca_file
     ) as factory:
         yield factory
 
@@ -653,7 +653,7 @@ def test_real_factory(tmp_path: Path) -> None:
 
     async def test() -> None:
         patience = replace(PATIENCE, answer=300, machine=1700)
-        async with Factory(tmp_path, 2 << 30, url=url, pxe_url=pxe_url, patience=patience) as factory:
+        async with Factory(tmp_path, 2 << 30, lambda: FactoryAddress(url, pxe_url), patience=patience) as factory:
             image = await factory.image(boot)
             assert "talos.platform=metal" in image.arguments
             assert image.kernel.read_bytes()[:2] == b"MZ"

@@ -180,14 +180,16 @@ def test_factory_is_away(tmp_path: Path) -> None:
 
 
 def test_omni_is_away_for_a_while(tmp_path: Path) -> None:
-    """With Omni away nobody boots, a restart forgets how machines join, or the link does not come back."""
+    """With Omni away nobody boots, a restart forgets how machines join or where images come from, or the link stays away."""
     with omni_process(tmp_path / "omni") as omni:
-        with serving(tmp_path, omni) as provider:
+        with serving(tmp_path, omni, factory_url=None) as provider:
             eventually(lambda: provider.boot("GET", "/config").status == 200)
+            eventually(lambda: operator(provider, "/v1/status")["talos"]["factory"] == f"http://{FACTORY}")
             assert Ipxe(provider, UUID, MAC).booted().kernel == FILES["kernel-amd64"]
         omni.do("faults/down")
-        with serving(tmp_path, omni) as provider:
+        with serving(tmp_path, omni, factory_url=None) as provider:
             assert provider.boot("GET", "/config").status == 200
+            assert operator(provider, "/v1/status")["talos"]["factory"] == f"http://{FACTORY}"
             assert Ipxe(provider, UUID, MAC).booted().kernel == FILES["kernel-amd64"]
             status = operator(provider, "/v1/status")["manager"]
             eventually(lambda: "cannot be reached" in operator(provider, "/v1/status")["manager"]["last_error"])

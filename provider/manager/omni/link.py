@@ -57,6 +57,9 @@ class OmniDesk(Desk, Protocol):
     async def keep_join(self, join: omni.JoinConfig) -> None:
         """From now on machines join by this."""
 
+    async def keep_factory(self, features: omni.FeaturesConfig) -> None:
+        """Omni uses this Image Factory."""
+
 
 class OmniLink:
     """The link of one daemon; `run` it for ever."""
@@ -88,6 +91,7 @@ class OmniLink:
         self._bmcs = View()
         self._joins = View()
         self._parameters = View()
+        self._features = View()
         self._connected = False
         self._last_error = ""
         self._failures = 0
@@ -148,14 +152,19 @@ class OmniLink:
                 bmcs = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
                 joins = Errands(self._keep_join, 1, what="join")
                 parameters = Errands(self._keep_parameters, 1, what="join parameters")
+                features = Errands(self._keep_factory, 1, what="features")
                 group.create_task(bmcs.run(), name="omni bmcs")
                 group.create_task(joins.run(), name="omni joins")
                 group.create_task(parameters.run(), name="omni join parameters")
+                group.create_task(features.run(), name="omni features")
                 group.create_task(
                     _follow(state, omni.INFRA_MACHINES, self._machines, errands.call, errands.call_missing),
                     name="omni machines",
                 )
                 group.create_task(_follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call), name="omni bmc configs")
+                group.create_task(
+                    _follow(state, omni.FEATURES_CONFIGS, self._features, features.call), name="omni feature configs"
+                )
                 makes_documents = await state.get(cosi.RESOURCE_DEFINITIONS, omni.PROVIDER_JOIN_CONFIGS.name.lower())
                 following = (
                     _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call)
@@ -188,6 +197,17 @@ class OmniLink:
             log.error("omni.join_unreadable", error=str(error))
             return
         await self._desk.keep_join(join)
+
+    async def _keep_factory(self, identity: str) -> None:
+        resource = self._features.resources.get(identity)
+        if resource is None or identity != omni.FEATURES_CONFIG_ID:
+            return
+        try:
+            features = omni.FEATURES_CONFIGS.read(resource)
+        except MalformedPacketError as error:
+            log.error("omni.features_unreadable", error=str(error))
+            return
+        await self._desk.keep_factory(features)
 
     async def _keep_parameters(self, identity: str) -> None:
         """An older Omni tells what the documents are made of, and leaves the making to us."""

@@ -11,7 +11,14 @@ from provider.domain.errors import PermanentError
 from provider.domain.machine import BootMode
 from provider.domain.secret import Secret
 from provider.planning import talos
-from provider.planning.talos import AGENT_EXTENSIONS, TalosBoot, TalosMachine, TalosSite
+from provider.planning.talos import (
+    AGENT_EXTENSIONS,
+    FactoryAddress,
+    TalosBoot,
+    TalosMachine,
+    TalosSite,
+    factory_address,
+)
 
 SITE = TalosSite(config_port=8080, agent_port=50042)
 TLS = replace(SITE, agent_port=50043, is_agent_tls=True, inline_config=Secret("talos.config.inline=KLUv"))
@@ -174,3 +181,27 @@ def test_token_is_in_no_repr() -> None:
     """A log line has the join token."""
     assert "KLUv" not in repr(choose(BootMode.AGENT, replace(MACHINE, is_secure_boot=True), TLS))
     assert "KLUv" not in repr(TLS)
+
+
+TOLD = FactoryAddress("https://factory.example.com", "https://pxe.example.com")
+
+
+@pytest.mark.parametrize(
+    ("url", "pxe_url", "told", "expected"),
+    [
+        (None, None, None, ("https://factory.talos.dev", "https://pxe.factory.talos.dev")),
+        ("https://factory.talos.dev/", None, None, ("https://factory.talos.dev/", "https://pxe.factory.talos.dev")),
+        ("http://f:8080", None, None, ("http://f:8080", "http://f:8080")),
+        ("http://f", "http://p", TOLD, ("http://f", "http://p")),
+        ("http://f", None, TOLD, ("http://f", "http://f")),
+        (None, None, TOLD, ("https://factory.example.com", "https://pxe.example.com")),
+        (None, "http://p", TOLD, ("https://factory.example.com", "http://p")),
+        (None, None, FactoryAddress("http://f", ""), ("http://f", "http://f")),
+        (None, None, FactoryAddress("http://f", "pxe.example.com"), ("http://f", "http://f")),
+        (None, None, FactoryAddress("", "http://p"), ("https://factory.talos.dev", "https://pxe.factory.talos.dev")),
+        (None, None, FactoryAddress("file:///etc", ""), ("https://factory.talos.dev", "https://pxe.factory.talos.dev")),
+    ],
+)
+def test_factory(url: str | None, pxe_url: str | None, told: FactoryAddress | None, expected: tuple[str, str]) -> None:
+    """Machines install from a factory that Omni does not know, or the operator is overruled."""
+    assert factory_address(url, pxe_url, told) == FactoryAddress(*expected)
