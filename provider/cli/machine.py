@@ -129,7 +129,8 @@ def _print_events(events: list[JsonObject], last: int, *, as_json: bool) -> int:
             output.show(event)
         else:
             data = event["data"]
-            facts = " ".join(f"{key}={value}" for key, value in data.items()) if isinstance(data, dict) else ""
+            said = data.items() if isinstance(data, dict) else ()
+            facts = " ".join(f"{key}={value}" for key, value in said if value not in (None, ""))
             at = datetime.fromisoformat(str(event["at"])).astimezone()
             typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {event['machine']}  {event['name']}  {facts}".rstrip())
         last = int(str(event["id"]))

@@ -69,7 +69,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for column in columns:
         drawn.add_column(column)
     for row in rows:
-        drawn.add_row(*("" if cell is None else str(cell) for cell in row))
+        drawn.add_row(*map(text, row))
     console.print(drawn, markup=False)
 
 
@@ -85,9 +85,16 @@ def flat(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
             yield from flat(value, f"{name} ")
         elif isinstance(value, list):
             if not any(isinstance(item, dict) for item in value):
-                yield name, " ".join(map(str, value))
+                yield name, text(value)
         else:
-            yield name, "" if value is None else str(value)
+            yield name, text(value)
+
+
+def text(value: object) -> str:
+    """A value for people: nothing for None, and what is in a list."""
+    if isinstance(value, list):
+        return " ".join(map(text, value))
+    return "" if value is None else str(value)
 
 
 def objects(answer: JsonObject, name: str) -> list[JsonObject]:

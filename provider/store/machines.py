@@ -446,7 +446,7 @@ def _follow_up(edit: Edit) -> Changed:
     machine = edit.machine_now()
     plan = edit.plan_for(machine)
     if row.announced_phase != plan.phase.value:
-        edit.note("phase.changed", from_=row.announced_phase, to=plan.phase.value, rule=plan.rule)
+        edit.note("phase.changed", **{"from": row.announced_phase, "to": plan.phase.value, "rule": plan.rule})
         row.announced_phase = plan.phase.value
     document = observed.document(machine, plan)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

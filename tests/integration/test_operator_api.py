@@ -221,3 +221,13 @@ def test_what_is_not_http(served: ProviderProcess, raw: bytes) -> None:
         except (BrokenPipeError, ConnectionResetError):
             pass
     assert asked(served, "GET", "/v1/status")[0] == 200
+
+
+def test_events_for_people(served: ProviderProcess) -> None:
+    """A change of phase is told as a piece of Python: `from_= to=discovered`."""
+    served.ticket("52:54:00:aa:00:77")
+    done = CliRunner().invoke(
+        machine_app, ["events", "52:54:00:aa:00:77", "--socket", str(served.operator_socket)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    assert "phase.changed  to=discovered rule=pending" in done.output

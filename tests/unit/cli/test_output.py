@@ -21,3 +21,13 @@ from provider.kit.jsontypes import JsonObject
 def test_flat(document: JsonObject, lines: list[tuple[str, str]]) -> None:
     """Something that the daemon knows is shown to programs only, or as a piece of Python."""
     assert list(output.flat(document)) == lines
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` tells of wipes with brackets and quotes, as Python would."""
+    output.table(("", ""), [("wiped for", ["(first)", "w-2"]), ("reboots", []), ("BMC", None)])
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "wiped for  (first) w-2",
+        "reboots",
+        "BMC",
+    ]
