@@ -151,8 +151,10 @@ class RecordKind(StrEnum):
     REBOOT = "reboot"
     POWER_OFF = "power_off"
     SET_UP_BMC = "set_up_bmc"
+    JOINED = "joined"
+    """The machine began a life at a manager that has a resource for each; `request_id` says which (`planning.lives`)."""
     REMOVED = "removed"
-    """The manager gave the machine up: should it come back, its first wipe is due again."""
+    """The manager gave the machine up: should it come back, its first wipe is due again. With the same `request_id`."""
 
 
 class Outcome(StrEnum):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from provider.domain.bmc import PowerState
 from provider.domain.inventory import Inventory
@@ -33,7 +34,7 @@ from provider.domain.machine import (
     PreferredPower,
     RecordKind,
 )
-from provider.planning import agents, lifecycle, talos
+from provider.planning import agents, lifecycle, lives, talos, witness
 from provider.wire import omni as wire
 
 MOST_INSTALL_EVENTS = 2**63 - 1
@@ -110,12 +111,8 @@ _PREFERRED_POWER: Mapping[int, PreferredPower] = {wire.PreferredPower.ON: Prefer
 
 
 def is_outlived(seen: Seen, facts: Facts) -> bool:
-    """
-    Whether the machine was given up after this resource was made: a backup of Omni brought it back. It has to be removed there
-    once more, and the machine to join again.
-    """
-    removals = [record.at for record in facts.records if record.kind is RecordKind.REMOVED]
-    return bool(removals) and (seen.created is None or seen.created <= removals[-1])
+    """Whether a backup of Omni brought this resource back; see `lives`."""
+    return lives.is_over(seen.created, facts)
 
 
 def _allocation(spec: wire.InfraMachine, arguments: tuple[str, ...], profile: str) -> Allocation | None:
@@ -133,11 +130,19 @@ def _revised(wanted: Desired, before: Desired) -> Desired:
 # --- to Omni ---------------------------------------------------------------------------------------------------------
 
 
+class Told(NamedTuple):
+    """What Omni is told of a machine; `statement` is what `planning.witness` reads when our store is lost."""
+
+    spec: wire.InfraMachineStatus
+    labels: Mapping[str, str]
+    statement: str
+
+
 def status(
     machine: Machine, seen: Seen, static_labels: Mapping[str, str], *, unseal: Callable[[str], str] = str
-) -> tuple[wire.InfraMachineStatus, dict[str, str]] | None:
+) -> Told | None:
     """
-    The machine's InfraMachineStatus and its labels; None while it must be left as it is: not accepted, cordoned, torn down.
+    The machine's InfraMachineStatus; None while it must be left as it is: not accepted, cordoned, torn down.
 
     `unseal` opens the node unique token that was on the disks when they were wiped.
     """
@@ -157,7 +162,8 @@ def status(
         last_power_off_id=wanted.power_off_id if lifecycle.is_kept_off(wanted, facts) else "",
     )
     own = {key: value for key, value in static_labels.items() if not key.startswith(wire.LABEL_PREFIX)}
-    return spec, own | {key: seen.labels[key] for key in wire.MIRRORED_LABELS if key in seen.labels}
+    mirrored = {key: seen.labels[key] for key in wire.MIRRORED_LABELS if key in seen.labels}
+    return Told(spec, own | mirrored, witness.statement(wiped, seen.created))
 
 
 _POWER = {
@@ -261,7 +267,7 @@ def teardown(
     """The next step for an InfraMachine that is torn down; None when there is nothing left."""
     if not seen.tearing_down or not finalizers_to_remove(provider, seen):
         return None
-    if machine is not None and _is_bound(machine):
+    if machine is not None and not is_outlived(seen, machine.facts) and _is_bound(machine):
         return Teardown.WITHDRAW
     if has_status:
         reboots = machine is not None and _may_reboot_at_last(machine.facts, seen.spec, now, policy)

@@ -20,11 +20,14 @@ from provider.domain.bmc import IPMI_PORT, Bmc, NextBoot, PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.machine import Desired, Evidence, Machine, RecordKind
 from provider.domain.secret import Secret
+from provider.planning import lifecycle, lives
 from provider.planning import omni as planning
 from provider.planning.identity import believable_uuid
 from provider.planning.lifecycle import Policy, SetPower
 from provider.planning.omni import Seen, Teardown
 from provider.planning.talos import FactoryAddress
+from provider.planning.witness import Witness, recalled
+from provider.reconcile.agents import interrupt
 from provider.reconcile.desired import difference
 from provider.reconcile.machines import Machines
 from provider.reconcile.worker import Workers
@@ -139,15 +142,19 @@ class OmniDesk:
         """Of whom Omni has wanted something."""
         return list(self._ids)
 
-    async def desire(self, uuid: str, seen: Seen | None) -> None:
+    async def desire(self, uuid: str, seen: Seen | None, witness: Witness | None = None) -> None:
         """Take what Omni wants of the machine; nothing at all, if it has no such machine."""
         if uuid in self._taken and self._taken[uuid] == seen:
             return
 
         def edit(edit: Edit) -> None:
+            if seen is not None and not seen.tearing_down:
+                _begin_life(edit, seen)
+                if witness is not None:
+                    self._recall(edit, seen, witness)
             before = edit.machine.desired
             token = self._tokens.wanted("" if seen is None else seen.spec.node_unique_token, before)
-            wanted = planning.desired(seen, before, edit.machine.facts, token=token)
+            wanted = planning.desired(seen, before, edit.machine_now().facts, token=token)
             if wanted != before:
                 edit.desire(wanted)
                 edit.note("desired.changed", by="manager", revision=wanted.revision, **difference(before, wanted))
@@ -155,7 +162,26 @@ class OmniDesk:
         await self._change(uuid, edit)
         self._taken[uuid] = seen
 
-    async def status(self, uuid: str, seen: Seen) -> tuple[omni.InfraMachineStatus, Mapping[str, str]] | None:
+    def _recall(self, edit: Edit, seen: Seen, witness: Witness) -> None:
+        """Before anything follows from a wish: it would be for a machine that seems never to have been wiped."""
+        if planning.is_outlived(seen, edit.machine.facts):
+            return
+        facts = edit.machine_now().facts
+        for record in recalled(witness, seen.created, facts, edit.now, seal=self._tokens.seal):
+            edit.record(
+                record.kind,
+                record.request_id,
+                detail=record.detail,
+                install_event=record.install_event,
+                manager_token=record.manager_token,
+                at=record.at,
+            )
+            edit.note(f"{record.kind.value}.recalled", request=record.request_id, reason=record.detail)
+            log.warning("omni.store_is_older", machine=edit.row.id, kind=record.kind.value, request=record.request_id)
+            if record.kind is RecordKind.REBOOT:
+                edit.row.last_reboot_at = max(filter(None, (edit.row.last_reboot_at, record.at)))
+
+    async def status(self, uuid: str, seen: Seen) -> planning.Told | None:
         """What Omni should know of the machine; None if that is to stay as it is."""
         machine = await self._machine(uuid)
         if machine is None:
@@ -169,12 +195,12 @@ class OmniDesk:
         now, policy = self._clock(), self._policy
         return planning.teardown(self._provider_id, seen, machine, has_status=has_status, now=now, policy=policy)
 
-    async def withdraw(self, uuid: str) -> None:
+    async def withdraw(self, uuid: str, seen: Seen) -> None:
         """Give the machine up: whatever Omni makes of it later begins anew."""
 
         def edit(edit: Edit) -> None:
             edit.desire(planning.withdrawn(edit.machine.desired))
-            edit.record(RecordKind.REMOVED, request_id=edit.now.isoformat())
+            edit.record(RecordKind.REMOVED, lives.mark(seen.created or edit.now))
             edit.note("machine.removed", by="manager")
 
         await self._change(uuid, edit)
@@ -250,6 +276,18 @@ class OmniDesk:
     def _forget(self, uuid: str) -> None:
         self._uuids.pop(self._ids.pop(uuid, ""), None)
         self._taken.pop(uuid, None)
+
+
+def _begin_life(edit: Edit, seen: Seen) -> None:
+    """Write down which life at Omni this is; what was under way in an earlier one serves nobody."""
+    begins = lives.to_record(seen.created, edit.machine.facts)
+    for kind, made in begins:
+        edit.record(kind, made)
+    operation = lifecycle.active_operation(edit.machine.facts)
+    if len(begins) > 1:
+        edit.note("machine.removed", by="manager")
+        if operation is not None:
+            interrupt(edit, operation.id, "Omni has removed the machine, and it joined again")
 
 
 def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:

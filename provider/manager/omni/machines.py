@@ -10,7 +10,7 @@ what a crash cut short. The status is written where it differs from what Omni ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,7 +21,8 @@ from provider.manager.omni.errands import Errands
 from provider.manager.omni.state import State
 from provider.manager.omni.view import View
 from provider.planning import omni as planning
-from provider.planning.omni import Seen, Teardown
+from provider.planning.omni import Seen, Teardown, Told
+from provider.planning.witness import ANNOTATION, Witness
 from provider.wire import cosi, omni, protobuf
 from provider.wire.cosi import Resource
 
@@ -67,16 +68,16 @@ class Desk(Protocol):
     def wanted(self) -> Sequence[str]:
         """Of whom Omni has wanted something: they are let go if it knows them no more."""
 
-    async def desire(self, uuid: str, seen: Seen | None) -> None:
-        """Take what Omni wants of the machine; nothing at all, if it has no such machine."""
+    async def desire(self, uuid: str, seen: Seen | None, witness: Witness | None = None) -> None:
+        """Take what Omni wants of the machine; nothing at all, if it has no such machine. `witness` is our status there."""
 
-    async def status(self, uuid: str, seen: Seen) -> tuple[omni.InfraMachineStatus, Mapping[str, str]] | None:
+    async def status(self, uuid: str, seen: Seen) -> Told | None:
         """What Omni should know of it; None if that is to stay as it is."""
 
     async def teardown(self, uuid: str, seen: Seen, *, has_status: bool) -> Teardown | None:
         """The next step of giving it up."""
 
-    async def withdraw(self, uuid: str) -> None:
+    async def withdraw(self, uuid: str, seen: Seen) -> None:
         """Give it up on our side."""
 
     async def reboot_at_last(self, uuid: str) -> None:
@@ -140,7 +141,7 @@ class MachineErrands:
             return
         seen = self._seen(uuid)
         if seen is not None and not seen.tearing_down and not planning.finalizers_to_add(self._provider_id, seen):
-            await self._desk.desire(uuid, seen)
+            await self._desk.desire(uuid, seen, _witness(self._statuses.get(uuid)))
         self._errands.call(uuid)
 
     async def _see_to(self, uuid: str) -> None:
@@ -167,16 +168,18 @@ class MachineErrands:
         told = await self._desk.status(uuid, seen)
         if told is None:
             return
-        spec, labels = protobuf.encode(told[0]), told[1]
+        spec, labels = protobuf.encode(told.spec), told.labels
         known = self._statuses.get(uuid)
-        if known is not None and known.spec.proto_spec == spec and _own_labels(known) == labels:
+        if known is not None and known.spec.proto_spec == spec and _own(known) == (labels, told.statement):
             return
 
         def status(before: Resource | None) -> Resource:
-            if before is None:
-                return omni.MACHINE_STATUSES.new(uuid, told[0], labels=labels)
-            omnis = {key: value for key, value in before.metadata.labels.items() if key == omni.LABEL_PROVIDER_ID}
-            return Resource(replace(before.metadata, labels={**labels, **omnis}), cosi.Spec(spec))
+            made = omni.MACHINE_STATUSES.new(uuid, told.spec) if before is None else before
+            metadata = made.metadata
+            omnis = {key: value for key, value in metadata.labels.items() if key == omni.LABEL_PROVIDER_ID}
+            others = {key: value for key, value in metadata.annotations.items() if key != ANNOTATION}
+            ours = {ANNOTATION: told.statement} if told.statement else {}
+            return Resource(replace(metadata, labels={**labels, **omnis}, annotations=others | ours), cosi.Spec(spec))
 
         self._statuses[uuid] = await self._state.put(omni.MACHINE_STATUSES, uuid, status, self._owner, known=known)
 
@@ -188,7 +191,7 @@ class MachineErrands:
                 case None:
                     return
                 case Teardown.WITHDRAW:
-                    await self._desk.withdraw(uuid)
+                    await self._desk.withdraw(uuid, seen)
                 case Teardown.REBOOT:
                     await self._desk.reboot_at_last(uuid)
                     await self._delete_status(uuid)
@@ -238,5 +241,15 @@ def _without(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
     return replace(resource, metadata=replace(resource.metadata, finalizers=kept))
 
 
-def _own_labels(status: Resource) -> dict[str, str]:
-    return {key: value for key, value in status.metadata.labels.items() if key != omni.LABEL_PROVIDER_ID}
+def _own(status: Resource) -> tuple[dict[str, str], str]:
+    """Labels and statement of ours."""
+    labels = {key: value for key, value in status.metadata.labels.items() if key != omni.LABEL_PROVIDER_ID}
+    return labels, status.metadata.annotations.get(ANNOTATION, "")
+
+
+def _witness(status: Resource | None) -> Witness | None:
+    try:
+        told = None if status is None else omni.MACHINE_STATUSES.read(status)
+    except MalformedPacketError:
+        return None
+    return None if status is None or told is None else Witness(told, _own(status)[1])
