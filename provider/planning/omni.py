@@ -80,10 +80,13 @@ def desired(seen: Seen | None, before: Desired, facts: Facts, *, token: str, pro
     What Omni wants, with a revision above that of `before` if it differs; `token` is the node unique token, sealed.
 
     A resource that is gone, being torn down, or of a life that ended here, wants nothing: without acceptance nobody
-    touches the machine. All else stays as it was, so that a resource that comes back changes nothing. Numbers that we do
+    touches the machine. All else stays as it was, so that a resource that comes back changes nothing. Only where there is none
+    any more, nobody is left who could take back a rejection or a cordon, and the machine may join again. Numbers that we do
     not know are nobody's acceptance, and no wish for power.
     """
-    if seen is None or seen.tearing_down or is_outlived(seen, facts):
+    if seen is None:
+        return _revised(replace(before, acceptance=Acceptance.PENDING, cordoned=False), before)
+    if seen.tearing_down or is_outlived(seen, facts):
         rejected = before.acceptance is Acceptance.REJECTED
         return _revised(replace(before, acceptance=before.acceptance if rejected else Acceptance.PENDING), before)
     spec = seen.spec

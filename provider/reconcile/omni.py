@@ -42,6 +42,8 @@ log = structlog.get_logger()
 _JOIN = "omni.join"
 _FACTORY = "omni.factory"
 _INSTALLATION = "omni.installation"
+_NOT_YET = Seen(omni.InfraMachine())
+"""Of a machine that Omni may still show."""
 
 
 async def installation(keepsakes: KeepsakeStore) -> str:
@@ -146,6 +148,8 @@ class OmniDesk:
         """Take what Omni wants of the machine; nothing at all, if it has no such machine."""
         if uuid in self._taken and self._taken[uuid] == seen:
             return
+        if seen is None and uuid not in self._ids:
+            return
 
         def edit(edit: Edit) -> None:
             if seen is not None and not seen.tearing_down:
@@ -214,12 +218,20 @@ class OmniDesk:
 
     async def configure_bmc(self, uuid: str, access: omni.BmcAccess | None) -> None:
         """Use this access to the BMC, or what was found out by ourselves."""
+        if access is None and uuid not in self._ids:
+            return
         machine_id = await self._id(uuid)
         if access is None:
-            await self._bmcs.withdraw(machine_id, BmcOrigin.MANAGER)
+            if not await self._bmcs.withdraw(machine_id, BmcOrigin.MANAGER):
+                return
         else:
             await self._bmcs.assign(machine_id, _bmc(uuid, access), BmcOrigin.MANAGER)
         await self._machines.change(machine_id, lambda edit: edit.note("bmc.configured", by="manager"))
+
+    async def configured(self) -> Sequence[str]:
+        """Whose BMC we use because Omni said so."""
+        given = await self._bmcs.machines(BmcOrigin.MANAGER)
+        return [self._uuids[machine_id] for machine_id in given if machine_id in self._uuids]
 
     async def keep_join(self, join: omni.JoinConfig) -> None:
         """From now on machines join by this."""
@@ -266,6 +278,13 @@ class OmniDesk:
         if not believed:
             raise RefusedError(f"Omni has a machine with UUID {uuid[:80]!r}, which no machine should have")
         machine, _given = await self._machines.identify(Evidence(uuid=believed), lambda _edit: None)
+        other = self._uuids.get(machine.id, uuid)
+        if other != uuid and self._taken.get(other, _NOT_YET) is not None:
+            raise RefusedError(
+                f"Omni has two machines, {other} and {uuid}, which are one here: one UUID is the other in another byte order",
+                hint="remove the one from Omni that is not there; until then only the first counts",
+            )
+        self._ids.pop(other, None)
         self._bind(uuid, machine.id)
         return machine.id
 

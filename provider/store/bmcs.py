@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, select
 
 from provider.domain.bmc import Bmc
 from provider.domain.errors import RefusedError
@@ -93,15 +93,27 @@ class BmcStore:
         given.machine_id = machine_id
         return given
 
-    async def withdraw(self, machine_id: str, origin: BmcOrigin) -> None:
-        """Take from a machine the BMC that it has by this origin."""
+    async def withdraw(self, machine_id: str, origin: BmcOrigin) -> bool:
+        """Take from a machine the BMC that it has by this origin; whether it had one."""
 
-        def write(session: Session) -> None:
-            session.execute(
-                delete(BmcRow).where(col(BmcRow.machine_id) == machine_id, col(BmcRow.origin) == origin.value)
-            )
+        def write(session: Session) -> bool:
+            found = session.exec(
+                select(BmcRow).where(col(BmcRow.machine_id) == machine_id, col(BmcRow.origin) == origin.value)
+            ).all()
+            for row in found:
+                session.delete(row)
+            return bool(found)
 
-        await self._database.write(write)
+        return await self._database.write(write)
+
+    async def machines(self, origin: BmcOrigin) -> list[str]:
+        """The ids of the machines that have their BMC by this origin."""
+
+        def read(session: Session) -> list[str]:
+            given = session.exec(select(BmcRow.machine_id).where(col(BmcRow.origin) == origin.value)).all()
+            return [machine_id for machine_id in given if machine_id is not None]
+
+        return await self._database.read(read)
 
     async def of(self, machine_id: str) -> Bmc | None:
         """The machine's BMC with its password, or None."""

@@ -360,6 +360,11 @@ async def suspended(rig: Rig) -> dict[str, Any]:
     return {}
 
 
+async def not_agreed(rig: Rig) -> dict[str, Any]:
+    rig.omni.signatures.eula_accepted = False
+    return {}
+
+
 async def down(rig: Rig) -> dict[str, Any]:
     await rig.omni.gate.close()
     return {}
@@ -372,6 +377,7 @@ async def down(rig: Rig) -> dict[str, Any]:
         (expired, "the service account key expired on"),
         (ahead, "our clock is 9 minutes behind Omni's"),
         (suspended, "not allowed to modify"),
+        (not_agreed, "EULA has not been accepted"),
         (down, "Omni cannot be reached"),
     ],
 )

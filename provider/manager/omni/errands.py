@@ -25,7 +25,7 @@ LONGEST_PAUSE = timedelta(minutes=2)
 
 
 class Errands:
-    """Call keys with `call`; `run` sees to them by `see_to`, again with growing pauses where that raises BootwrightError."""
+    """Call keys with `call`; `run` sees to them by `see_to`, again with growing pauses where that fails."""
 
     def __init__(self, see_to: Callable[[str], Awaitable[None]], hands: int, *, what: str) -> None:
         self._see_to = see_to
@@ -56,7 +56,11 @@ class Errands:
             try:
                 await self._see_to(key)
             except BootwrightError as error:
-                self._failed(key, error)
+                self._failed(key, str(error), error.hint)
+            except Exception as error:
+                # Ended by it, the connection of all others would begin anew for ever, and never get beyond this one.
+                log.exception("omni.errand_broken", what=self._what, key=key)
+                self._failed(key, f"an error of ours: {error}", "see the log")
             else:
                 self._failures.pop(key, None)
             finally:
@@ -74,11 +78,9 @@ class Errands:
             self._called.clear()
             await self._called.wait()
 
-    def _failed(self, key: str, error: BootwrightError) -> None:
+    def _failed(self, key: str, error: str, hint: str) -> None:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         pause = backoff.delay(failures, FIRST_PAUSE, LONGEST_PAUSE, random.random())  # noqa: S311 - jitter
         again_in_s = round(pause.total_seconds())
-        log.warning(
-            "omni.errand_failed", what=self._what, key=key, error=str(error), hint=error.hint, again_in_s=again_in_s
-        )
+        log.warning("omni.errand_failed", what=self._what, key=key, error=error, hint=hint, again_in_s=again_in_s)
         asyncio.get_running_loop().call_later(pause.total_seconds(), self.call, key)

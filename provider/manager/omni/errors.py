@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import grpc
@@ -52,6 +52,7 @@ class Failure:
     server_date: datetime | None = None
     """The server's clock, from the `date` header of its answer."""
     key_expires_at: datetime | None = None
+    key_created_at: datetime | None = None
 
 
 def explain(failure: Failure) -> BootwrightError:
@@ -86,9 +87,10 @@ def server_date(metadata: Iterable[tuple[str, str | bytes]] | None) -> datetime 
     for key, value in metadata or ():
         if key == "date" and isinstance(value, str):
             try:
-                return parsedate_to_datetime(value)
+                date = parsedate_to_datetime(value)
             except ValueError:
                 return None
+            return date if date.tzinfo else date.replace(tzinfo=UTC)
     return None
 
 
@@ -104,6 +106,11 @@ def _unauthenticated(failure: Failure) -> CredentialsError:
         )
     if expires_at is not None and expires_at <= (date or failure.now):
         return CredentialsError(f"the service account key expired on {expires_at:%Y-%m-%d %H:%M} UTC", hint=_NEW_KEY)
+    if failure.key_created_at is not None and failure.key_created_at > (date or failure.now) + CLOCK_LIMIT:
+        return CredentialsError(
+            f"the service account key is not valid before {failure.key_created_at:%Y-%m-%d %H:%M} UTC",
+            hint=f"the clock where it was made was ahead: set that clock; {_NEW_KEY}",
+        )
     clock = "" if date is not None else ", or our clock is more than five minutes off"
     return CredentialsError(
         f"Omni does not know the service account key: it was revoked, or belongs to another Omni{clock}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,6 +53,9 @@ class OmniDesk(Desk, Protocol):
 
     async def configure_bmc(self, uuid: str, access: omni.BmcAccess | None) -> None:
         """Use this access to the BMC, or what was found out by ourselves."""
+
+    async def configured(self) -> Sequence[str]:
+        """Whose BMC we use because Omni said so."""
 
     async def keep_join(self, join: omni.JoinConfig) -> None:
         """From now on machines join by this."""
@@ -140,14 +143,14 @@ class OmniLink:
             heartbeat = Heartbeat(state, self._us, self._credentials, self._clock, self._problem)
             await presence.find_place(state, self._us, self._clock())
             await heartbeat.first()
-            await presence.introduce(state, self._us)
-            errands = MachineErrands(state, self._us.id, self._machines, self._desk, self._outbox)
-            await errands.load()
-            self._connected = True
-            self._last_error = ""
-            log.info("omni.connected", url=self._url, provider=self._us.id)
             async with asyncio.TaskGroup() as group:
                 group.create_task(heartbeat.run(), name="omni heartbeat")
+                await presence.introduce(state, self._us)
+                errands = MachineErrands(state, self._us.id, self._machines, self._desk, self._outbox)
+                await errands.load()
+                self._connected = True
+                self._last_error = ""
+                log.info("omni.connected", url=self._url, provider=self._us.id)
                 group.create_task(errands.run(), name="omni errands")
                 bmcs = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
                 joins = Errands(self._keep_join, 1, what="join")
@@ -161,14 +164,20 @@ class OmniLink:
                     _follow(state, omni.INFRA_MACHINES, self._machines, errands.call, errands.call_missing),
                     name="omni machines",
                 )
-                group.create_task(_follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call), name="omni bmc configs")
                 group.create_task(
                     _follow(state, omni.FEATURES_CONFIGS, self._features, features.call), name="omni feature configs"
                 )
-                makes_documents = await state.get(cosi.RESOURCE_DEFINITIONS, omni.PROVIDER_JOIN_CONFIGS.name.lower())
+                if await _has(state, omni.BMC_CONFIGS):
+                    configured = await self._desk.configured()
+
+                    def call_unconfigured() -> None:
+                        bmcs.call(*(uuid for uuid in configured if uuid not in self._bmcs.resources))
+
+                    following = _follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call, call_unconfigured)
+                    group.create_task(following, name="omni bmc configs")
                 following = (
                     _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call)
-                    if makes_documents
+                    if await _has(state, omni.PROVIDER_JOIN_CONFIGS)
                     else _follow(state, omni.CONNECTION_PARAMS, self._parameters, parameters.call)
                 )
                 group.create_task(following, name="omni join configs")
@@ -228,6 +237,11 @@ class OmniLink:
         )
         arguments, documents = siderolink.join_arguments(parameters), siderolink.join_documents(parameters)
         await self._desk.keep_join(omni.JoinConfig(arguments, documents))
+
+
+async def _has(state: State, kind: Kind[S]) -> bool:
+    """Whether this Omni knows the kind: an older one refuses whoever watches what it never heard of."""
+    return await state.get(cosi.RESOURCE_DEFINITIONS, kind.name.lower()) is not None
 
 
 async def _follow(

@@ -169,7 +169,9 @@ class MachineErrands:
         if told is None:
             return
         spec, labels = protobuf.encode(told.spec), told.labels
-        known = self._statuses.get(uuid)
+        if (known := self._statuses.get(uuid)) is not None and known.metadata.phase == cosi.TEARING_DOWN:
+            await self._delete_status(uuid)  # It was being given up when somebody put things back.
+            known = None
         if known is not None and known.spec.proto_spec == spec and _own(known) == (labels, told.statement):
             return
 

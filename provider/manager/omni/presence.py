@@ -122,13 +122,14 @@ class Heartbeat:
             await self._beat()
 
     async def _beat(self) -> None:
-        spec = protobuf.encode(omni.InfraProviderHealthStatus(self._clock(), self._problem()))
+        last = None if self._last is None else omni.PROVIDER_HEALTH_STATUSES.read(self._last).last_heartbeat_timestamp
 
         def beat(before: Resource | None) -> Resource:
+            spec = protobuf.encode(omni.InfraProviderHealthStatus(self._clock(), self._problem()))
             if before is None:
                 new = omni.PROVIDER_HEALTH_STATUSES.new(self._us.id, omni.InfraProviderHealthStatus())
                 return Resource(replace(new.metadata, annotations={MARK: self._us.installation}), cosi.Spec(spec))
-            refuse_duplicate(before, self._us.installation, self._clock())
+            refuse_duplicate(before, self._us.installation, self._clock(), last)
             annotations = {**before.metadata.annotations, MARK: self._us.installation}
             return Resource(replace(before.metadata, annotations=annotations), cosi.Spec(spec))
 
@@ -175,23 +176,24 @@ def refuse_stranger(status: Resource, installation: str) -> None:
     )
 
 
-def refuse_duplicate(beat: Resource, installation: str, now: datetime) -> None:
+def refuse_duplicate(beat: Resource, installation: str, now: datetime, last: datetime | None = None) -> None:
     """
-    Look at the heartbeat that is there.
+    Look at the heartbeat that is there; `last` is our own last one, once we have beaten on this connection.
 
     Raises:
         DuplicateError: If it is fresh, and of another installation; one without a mark is of Sidero's own provider.
     """
     mark = beat.metadata.annotations.get(MARK, "")
-    if mark == installation:
+    if mark == installation and last is None:
         return
     try:
         at = omni.PROVIDER_HEALTH_STATUSES.read(beat).last_heartbeat_timestamp
     except MalformedPacketError:
         return
-    if at is None or now - at >= ALIVE:
+    if at is None or now - at >= ALIVE or (mark == installation and last is not None and at <= last):
         return
     whose = "another Bootwright" if mark else "another program, such as Sidero's own provider,"
+    whose = "another Bootwright with a copy of our store" if mark == installation else whose
     raise DuplicateError(
         f"{whose} is at work as provider {beat.metadata.id!r}: its last heartbeat is of {at:%H:%M:%S} UTC",
         retry_after=ALIVE,

@@ -222,7 +222,15 @@ class State:
     def _explained(self, method: str, error: grpc.aio.AioRpcError) -> BootwrightError:
         date = errors.server_date(error.initial_metadata()) or errors.server_date(error.trailing_metadata())
         return errors.explain(
-            Failure(method, error.code(), error.details() or "", self._clock(), date, self._credentials.expires_at)
+            Failure(
+                method,
+                error.code(),
+                error.details() or "",
+                self._clock(),
+                date,
+                self._credentials.expires_at,
+                self._credentials.account.key.created,
+            )
         )
 
 

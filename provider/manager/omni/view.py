@@ -61,8 +61,7 @@ class View:
             case EventType.CREATED | EventType.UPDATED if event.resource is not None:
                 yield from self._seen(event.resource)
             case EventType.DESTROYED if event.resource is not None:
-                if self.resources.pop(event.resource.metadata.id, None) is not None:
-                    yield event.resource.metadata.id
+                yield from self._gone(event.resource.metadata.id)
             case EventType.BOOTSTRAPPED:
                 yield from self._bootstrapped()
 
@@ -78,5 +77,8 @@ class View:
         gone, self._unconfirmed = self._unconfirmed or set(), None
         self.is_whole = True
         for each in sorted(gone):
-            del self.resources[each]
-            yield each
+            yield from self._gone(each)
+
+    def _gone(self, known: str) -> Iterator[str]:
+        if self.resources.pop(known, None) is not None:
+            yield known

@@ -126,7 +126,6 @@ def test_huge_install_event_fits_the_database() -> None:
 @pytest.mark.parametrize(
     ("seen", "records", "acceptance"),
     [
-        pytest.param(None, (), Acceptance.PENDING, id="gone"),
         pytest.param(Seen(INSTALLED, tearing_down=True), (), Acceptance.PENDING, id="torn down"),
         pytest.param(Seen(INSTALLED, created=ago(hours=2)), (removed(hours=1),), Acceptance.PENDING, id="outlived"),
         pytest.param(Seen(INSTALLED), (removed(hours=1),), Acceptance.PENDING, id="outlived, perhaps"),
@@ -141,6 +140,15 @@ def test_who_wants_nothing(seen: Seen | None, records: tuple[Record, ...], accep
     before = desired(INSTALLED, facts())
     now = omni.desired(seen, before, facts(ON, *records), token="sealed")
     assert replace(now, revision=0) == replace(before, acceptance=acceptance, revision=0)
+
+
+@pytest.mark.parametrize("spec", [INSTALLED, REJECTED, CORDONED])
+def test_gone_machine_is_a_stranger(spec: wire.InfraMachine) -> None:
+    """4.3 "no M": a machine that was rejected or cordoned stays silent after Omni forgot it, and can never join again."""
+    before = desired(spec, facts())
+    now = omni.desired(None, before, facts(), token="")
+    assert now == replace(before, acceptance=Acceptance.PENDING, cordoned=False, revision=before.revision + 1)
+    assert omni.desired(None, now, facts(), token="") == now
 
 
 def test_rejected_machine_stays_silent_when_it_is_removed() -> None:

@@ -74,6 +74,21 @@ def test_signature_that_is_not_taken(date: datetime | None, expires: datetime | 
 
 
 @pytest.mark.parametrize(
+    ("date", "created", "said"),
+    [
+        (NOW, NOW + timedelta(days=1), "not valid before 2026-05-05 12:00 UTC"),
+        (None, NOW + timedelta(days=1), "not valid before 2026-05-05 12:00 UTC"),
+        (NOW, NOW + timedelta(minutes=4), "it was revoked"),
+        (NOW, NOW - timedelta(days=1), "it was revoked"),
+    ],
+)
+def test_key_that_is_not_valid_yet(date: datetime | None, created: datetime, said: str) -> None:
+    """A key that was made by a clock that was ahead is held to be revoked, and made anew with the same clock."""
+    failure = Failure("/x/Get", Code.UNAUTHENTICATED, "invalid signature", NOW, date, None, created)
+    assert said in str(errors.explain(failure))
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
     [
         ('provider "bm" is not registered in the system', "omnictl infraprovider create"),
@@ -138,6 +153,8 @@ def test_unreachable(text: str, said: str, hint: str) -> None:
     ("metadata", "date"),
     [
         ((("date", "Mon, 04 May 2026 12:00:00 GMT"),), NOW),
+        ((("date", "Mon, 04 May 2026 12:00:00 -0000"),), NOW),
+        ((("date", "Mon, 04 May 2026 14:00:00 +0200"),), NOW),
         ((("content-type", "x"), ("date", "soon")), None),
         ((("date", b"Mon"),), None),
         ((), None),

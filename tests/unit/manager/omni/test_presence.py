@@ -55,6 +55,26 @@ def test_whose_place(mark: str | None, is_refused: bool) -> None:
         presence.refuse_stranger(status, "ours")
 
 
+@pytest.mark.parametrize(
+    ("at", "last", "is_copy"),
+    [
+        (NOW, None, False),
+        (NOW, NOW, False),
+        (NOW - timedelta(seconds=9), NOW, False),
+        (NOW, NOW - timedelta(seconds=9), True),
+        (NOW - ALIVE, NOW - ALIVE - timedelta(seconds=9), False),
+        (None, NOW, False),
+    ],
+)
+def test_our_mark_on_anothers_heartbeat(at: datetime | None, last: datetime | None, is_copy: bool) -> None:
+    """A copy of our store runs beside us; or we take our own last heartbeat for one of a copy."""
+    if not is_copy:
+        presence.refuse_duplicate(beat("ours", at), "ours", NOW, last)
+        return
+    with pytest.raises(DuplicateError, match="a copy of our store"):
+        presence.refuse_duplicate(beat("ours", at), "ours", NOW, last)
+
+
 def test_heartbeat_that_nobody_can_read() -> None:
     """Nonsense from a newer program keeps us away for ever."""
     resource = Resource(Metadata(type=omni.PROVIDER_HEALTH_STATUSES.name, id="bm"), Spec(b"\xff\xff"))

@@ -63,6 +63,18 @@ def test_what_went_unseen_is_gone() -> None:
     assert set(view.resources) == {"a", "b"}
 
 
+def test_gone_while_everything_is_told() -> None:
+    """A machine that goes just then breaks the view, and the link with each new try."""
+    view = View()
+    view.begin()
+    bootstrapped(view, "a", "b")
+    view.start_over()
+    view.begin()
+    assert told(view, event(EventType.DESTROYED, "a"), event(EventType.CREATED, "b")) == ["a"]
+    assert told(view, event(EventType.BOOTSTRAPPED, bookmark=b"2")) == []
+    assert set(view.resources) == {"b"}
+
+
 def test_cut_while_everything_is_told() -> None:
     """The half that was told counts as the whole."""
     view = View()
