@@ -132,6 +132,9 @@ FIRST_BMC_PAUSE = timedelta(minutes=1)
 LONGEST_BMC_PAUSE = timedelta(hours=6)
 """Pauses double from failure to failure, up to these."""
 
+MOST_AHEAD = timedelta(minutes=15)
+"""Times further ahead than this are of a clock that was wrong then, and count as unknown: waiting for them would be for ever."""
+
 SETTLE = timedelta(seconds=15)
 """After a power command many BMCs report the old state for a while (seen in the field: up to 15 s)."""
 
@@ -234,10 +237,10 @@ def failed_wipes(desired: Desired, facts: Facts) -> list[Record]:
     return [r for r in records_of(facts, RecordKind.WIPE, Outcome.FAILED) if r.request_id == desired.wipe_id]
 
 
-def bmc_set_up_allowed_at(facts: Facts) -> datetime | None:
+def bmc_set_up_allowed_at(facts: Facts, now: datetime) -> datetime | None:
     """When the next try to set up the BMC may begin; None: at once."""
     failures = records_of(facts, RecordKind.SET_UP_BMC, Outcome.FAILED)
-    if not failures:
+    if not failures or failures[-1].at > now:
         return None
     return failures[-1].at + backoff.delay(len(failures), FIRST_BMC_PAUSE, LONGEST_BMC_PAUSE, spread=0)
 
@@ -247,7 +250,7 @@ def is_bmc_set_up_due(facts: Facts, now: datetime, policy: Policy) -> bool:
     if not policy.sets_up_bmc or facts.bmc is not None or active_operation(facts) is not None:
         return False
     there = facts.agent.connected and facts.agent.kind is AgentKind.TALOS
-    return there and now >= (bmc_set_up_allowed_at(facts) or now)
+    return there and now >= (bmc_set_up_allowed_at(facts, now) or now)
 
 
 def active_operation(facts: Facts) -> Operation | None:
@@ -306,8 +309,28 @@ def wanted_agent(desired: Desired, facts: Facts, policy: Policy) -> AgentKind:
 
 def decide(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
     """Make the plan for one machine; see the module's table."""
+    facts = _without_future(facts, now)
     plan = replace(_decide(machine_id, desired, facts, now, policy), agent=wanted_agent(desired, facts, policy))
     return _power_is_fresh(plan, facts, now, policy)
+
+
+def _without_future(facts: Facts, now: datetime) -> Facts:
+    """The facts without times of a clock that has jumped back since."""
+    limit = now + MOST_AHEAD
+    stamps = (facts.last_reboot_at, facts.last_power_on_at, facts.last_power_off_at, facts.last_script_at)
+    retry_at = None if facts.bmc is None else facts.bmc.retry_at
+    if all(at is None or at <= limit for at in (*stamps, facts.power.at, retry_at)):
+        return facts
+    reboot, on, off, script = (None if at is None or at > limit else at for at in stamps)
+    return replace(
+        facts,
+        last_reboot_at=reboot,
+        last_power_on_at=on,
+        last_power_off_at=off,
+        last_script_at=script,
+        power=replace(facts.power, at=None) if facts.power.at is not None and facts.power.at > limit else facts.power,
+        bmc=replace(facts.bmc, retry_at=None) if facts.bmc and retry_at and retry_at > limit else facts.bmc,
+    )
 
 
 def _decide(machine_id: str, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
@@ -364,7 +387,7 @@ def _wipe_due(machine_id: str, desired: Desired, facts: Facts, now: datetime, po
     if 0 < policy.wipe_attempts <= len(failures):
         why = f"the wipe failed {len(failures)} times, at last: {failures[-1].detail}; mend it and ask for a new wipe"
         return replace(plan, phase=Phase.FAILED, because=why)
-    if failures and now < (again := failures[-1].at + _wipe_pause(failures, policy)):
+    if failures and failures[-1].at <= now < (again := failures[-1].at + _wipe_pause(failures, policy)):
         return replace(plan, because=f"the wipe failed and is tried again soon: {failures[-1].detail}", wake_at=again)
     if not facts.agent.connected:
         return _boot_from_network(plan, policy.boot_timeout, desired, facts, now, policy)
@@ -401,7 +424,7 @@ def _bmc_missing(desired: Desired, facts: Facts, now: datetime, policy: Policy) 
     plan = Plan(Phase.PREPARING, "bmc-missing", "wiped, but we know no BMC of it", BootMode.AGENT, PowerState.ON)
     if agents.is_wrong(facts, wanted_agent(desired, facts, policy)):
         return _boot_from_network(plan, policy.boot_timeout, desired, facts, now, policy)
-    return replace(plan, wake_at=bmc_set_up_allowed_at(facts) if policy.sets_up_bmc else None)
+    return replace(plan, wake_at=bmc_set_up_allowed_at(facts, now) if policy.sets_up_bmc else None)
 
 
 def _install(desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
@@ -610,8 +633,9 @@ def _power_is_fresh(plan: Plan, facts: Facts, now: datetime, policy: Policy) -> 
     if facts.bmc.retry_at is not None and now < facts.bmc.retry_at:
         because = f"{plan.because}; its BMC does not answer: {facts.bmc.last_error}"
         return replace(plan, step=None, because=because, wake_at=_earliest(plan.wake_at, facts.bmc.retry_at))
-    stale_at = None if facts.power.at is None else facts.power.at + policy.poll_interval
-    if stale_at is None or now >= stale_at:
+    read_at = facts.power.at
+    stale_at = None if read_at is None else read_at + policy.poll_interval
+    if read_at is None or stale_at is None or not read_at <= now < stale_at:
         return replace(plan, step=ReadPower())
     return replace(plan, wake_at=_earliest(plan.wake_at, stale_at))
 

@@ -37,6 +37,9 @@ from provider.planning.proxy_style import Style
 from provider.planning.subnets import not_leasable
 from provider.wire import dhcp, siderolink
 
+_SELECTABLE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
+"""What can stand in a selector of Omni (its client/pkg/cosi/labels) without quotes, which its keys cannot have."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -649,6 +652,10 @@ class Settings(Model):
         for label in self.provider.labels:
             if label.startswith(siderolink.LABEL_PREFIX):
                 raise ValueError(f"provider.labels: {label} is Omni's to give: labels of yours do not begin so")
+            if not _SELECTABLE.fullmatch(label):
+                raise ValueError(
+                    f"provider.labels: {label!r} cannot be selected by a machine class: use letters, digits and . _ - /"
+                )
         if talos.PROFILE in self.profiles:
             raise ValueError(
                 f"profiles: with Omni, {talos.PROFILE} is what allocated machines boot: choose another name"

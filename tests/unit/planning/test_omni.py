@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -300,6 +301,35 @@ def test_labels() -> None:
         "site": "ams1",
     }
     assert omni.labels(None, {}, {}) == {}
+
+
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_MULTIPLES |= {f"{unit}i": 2**power for unit, power in zip("kmgtp", (10, 20, 30, 40, 50), strict=True)}
+
+
+def number(value: str) -> int | None:
+    """How Omni reads a label that it compares by `<` or `>` (cosi-project/runtime, pkg/resource/internal/compare)."""
+    found = re.match(r"\s*([0-9-]+)\s*([a-z]?i?)", value.lower())
+    return None if found is None else int(found[1]) * _MULTIPLES[found[2]]
+
+
+@pytest.mark.parametrize("gibibytes", [1, 16, 255, 256, 3072])
+def test_sizes_are_numbers_to_omni(gibibytes: int) -> None:
+    """`memory >= 256GiB` or `cores >= 16` finds no machine, because Omni does not take our labels for numbers."""
+    disks = (Disk("/dev/sda", 480 * 10**9), Disk("/dev/sdb", 3840 * 10**9))
+    cpu = Cpu(cores=16, threads=32)
+    memory = (gibibytes << 30) - (100 << 20)
+    inventory = Inventory(System(), FirmwareKind.UEFI, "x86_64", cpu, memory, disks=disks)
+    read = {key: number(value) for key, value in omni.labels(inventory, {}, {}).items()}
+    assert read == {
+        "cores": 16,
+        "threads": 32,
+        "memory": gibibytes << 30,
+        "disks": 2,
+        "disk-smallest": 480 * 10**9,
+        "disk-largest": 3840 * 10**9,
+        "disk-total": 4320 * 10**9,
+    }
 
 
 @given(st.text())

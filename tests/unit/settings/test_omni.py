@@ -49,6 +49,11 @@ def with_key(folder: Path, name: str = "infra-provider:bm") -> None:
             OMNI + "provider:\n  labels: {rack: '1', omni.sidero.dev/cluster: x}\n",
             "provider.yaml:6: provider.labels: omni.sidero.dev/cluster is Omni's to give",
         ),
+        (
+            OMNI + "provider:\n  labels: {'rack no': '1'}\n",
+            "provider.yaml:6: provider.labels: 'rack no' cannot be selected by a machine class",
+        ),
+        (OMNI + "provider:\n  labels: {'rack>': '1'}\n", "provider.labels: 'rack>' cannot be selected"),
         (OMNI + "profiles: {talos: {kernel: k}}\n", "provider.yaml:5: profiles: with Omni, talos is what"),
         ("talos: {agent_version: v1.8.3}\n", "talos.agent_version: there is no agent for Talos v1.8.3"),
         ("talos: {agent_extensions: []}\n", "talos.agent_extensions: without siderolabs/metal-agent"),
