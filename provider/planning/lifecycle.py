@@ -564,7 +564,7 @@ def _boot_from_network(
 
 
 def _without_bmc(plan: Plan, desired: Desired, facts: Facts, now: datetime, policy: Policy) -> Plan:
-    if facts.agent.connected and active_operation(facts) is None:
+    if facts.agent.connected:
         reboot_id = desired.reboot_id if is_reboot_due(desired, facts) else ""
         return _reboot_by_agent(plan, reboot_id, facts, now, policy)
     return replace(plan, because=f"{plan.because or 'it must boot again'}; it has no BMC: do it by hand".lstrip("; "))

@@ -38,6 +38,12 @@ CYCLE = SetPower(PowerAction.CYCLE, NextBoot.NETWORK)
             id="told what to boot",
         ),
         pytest.param(ACCEPTED, facts(ON, power=PowerReading(ON, LATER, "bmc")), ReadPower(), id="power was read"),
+        pytest.param(
+            ACCEPTED,
+            facts(ON, power=PowerReading(ON, NOW + MOST_AHEAD, "bmc")),
+            ReadPower(),
+            id="power was read just now",
+        ),
         pytest.param(ACCEPTED, facts(ON, bmc=BmcFacts("b", 1, "dead", LATER)), CYCLE, id="the BMC was left in peace"),
         pytest.param(
             ACCEPTED,

@@ -430,6 +430,25 @@ def test_power_command_is_not_repeated_at_once() -> None:
     assert decide(ACCEPTED, ignored).step == SetPower(PowerAction.ON, NextBoot.NETWORK)
 
 
+def test_runs_something_else() -> None:
+    """A machine that runs the system of its last owner is never sent to its installer."""
+    assert decide(ALLOCATED, facts(PowerState.ON, records=WIPED)).step == SetPower(PowerAction.CYCLE, NextBoot.NETWORK)
+
+
+def test_sent_elsewhere_on_its_way() -> None:
+    """A machine that was told to boot its disk is waited for as if it came to us."""
+    sent = {"last_script_at": ago(minutes=6, seconds=30), "last_script_mode": BootMode.DISK}
+    known = facts(PowerState.ON, last_power_on_at=ago(minutes=7), **sent)
+    assert decide(ACCEPTED, known).step == SetPower(PowerAction.CYCLE, NextBoot.NETWORK)
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(59, False), (60, True)])
+def test_pause_between_wipes(seconds: float, again: bool) -> None:
+    """A wipe that failed is tried at once, or later than the settings say."""
+    known = with_agent(records=failed(1, seconds=seconds))
+    assert isinstance(decide(ACCEPTED, known).step, Operate) is again
+
+
 def test_machine_without_bmc_uses_the_agent() -> None:
     """A machine without a BMC can never be switched off or sent to its installer."""
     alone = with_agent(bmc=None, power=PowerReading())

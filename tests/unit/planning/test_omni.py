@@ -26,7 +26,7 @@ from provider.domain.machine import (
     Record,
     RecordKind,
 )
-from provider.planning import lifecycle, omni
+from provider.planning import lifecycle, lives, omni, witness
 from provider.planning.omni import Seen, Teardown
 from provider.wire import omni as wire
 from tests.unit.planning.omni_world import (
@@ -190,7 +190,11 @@ def status(spec: wire.InfraMachine, known: Facts, seen: Seen | None = None) -> w
         pytest.param(INSTALLED, READY, {"ready_to_use": True, "installed": True}, id="install event beyond the wipe's"),
         pytest.param(
             replace(INSTALLED, requested_reboot_id="r2"),
-            replace(READY, records=(*READY.records, rebooted("r", hours=1)), last_reboot_at=ago(hours=1)),
+            replace(
+                READY,
+                records=(*READY.records, rebooted("r0", hours=2), rebooted("r", hours=1)),
+                last_reboot_at=ago(hours=1),
+            ),
             {
                 "ready_to_use": True,
                 "installed": True,
@@ -228,6 +232,7 @@ def test_status(spec: wire.InfraMachine, known: Facts, told: dict[str, object]) 
         pytest.param(REJECTED, Seen(REJECTED), id="rejected"),
         pytest.param(CORDONED, Seen(CORDONED), id="cordoned: it freezes"),
         pytest.param(ACCEPTED, Seen(CORDONED), id="cordoned a moment ago"),
+        pytest.param(CORDONED, Seen(ACCEPTED), id="not cordoned since a moment ago"),
         pytest.param(ACCEPTED, Seen(ACCEPTED, tearing_down=True), id="tearingDown"),
     ],
 )
@@ -249,6 +254,15 @@ def test_token_is_that_of_the_wipe() -> None:
     told = status(replace(ACCEPTED, wipe_id="w2"), known)
     assert told is not None
     assert told.wiped_node_unique_token == "second"
+
+
+def test_status_bears_witness() -> None:
+    """A machine is called ready, and nothing at Omni says which wipe that was for when our store is lost."""
+    seen = Seen(replace(ACCEPTED, install_event_id=3), created=ago(days=1))
+    told = omni.status(machine(seen.spec, READY), seen, {})
+    assert told is not None
+    assert told.spec.ready_to_use
+    assert told.statement == witness.statement(READY.records[-1], ago(days=1)) != ""
 
 
 def test_status_labels() -> None:
@@ -330,6 +344,12 @@ def test_sizes_are_numbers_to_omni(gibibytes: int) -> None:
         "disk-largest": 3840 * 10**9,
         "disk-total": 4320 * 10**9,
     }
+
+
+def test_long_names_are_cut() -> None:
+    """A name as long as firmware likes it makes a label that no list can show, or ends in the middle of a separator."""
+    assert omni.label_value("x" * 62 + " of a kind") == "x" * 62
+    assert omni.label_value("y" * 99) == "y" * 63
 
 
 @given(st.text())
@@ -438,6 +458,14 @@ def test_teardown(known: Facts, seen: Seen, steps: list[Teardown]) -> None:
     while step := world.next():
         world.perform(step)
     assert world.done == steps
+
+
+def test_life_without_a_wish_ends_too() -> None:
+    """A machine that was only pending leaves no mark of its end, and a backup that brings it back is taken for news."""
+    known = facts(ON, Record(RecordKind.JOINED, lives.mark(ago(days=9)), ago(days=9)))
+    pending = Machine(Identity("m-1"), Desired(), known)
+    step = omni.teardown("bm1", DYING, pending, has_status=False, now=NOW, policy=POLICY)
+    assert step is Teardown.WITHDRAW
 
 
 def test_teardown_of_a_stranger() -> None:

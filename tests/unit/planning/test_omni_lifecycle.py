@@ -229,6 +229,23 @@ def test_power(spec: wire.InfraMachine, known: Facts, step: object) -> None:
     assert decide(spec, known).step == step
 
 
+def test_only_this_life_counts() -> None:
+    """What ended a life is taken for something that happened in the next."""
+    assert lifecycle.this_life(facts(ON, wiped(), removed(hours=1))) == ()
+
+
+@pytest.mark.parametrize("reading", [PowerReading(ON, ago(hours=1), "bmc"), PowerReading()])
+def test_note_needs_no_reading(reading: PowerReading) -> None:
+    """4.4: a power-off request is not written down while the BMC is silent, and the machine is switched on when it is not."""
+    assert decide(ASKED, facts(ON, wiped(), power=reading)).step == NOTED
+
+
+def test_idle_machine_that_is_off_stays_off() -> None:
+    """4.4: it is switched on because an agent of the wrong kind seems to be there still."""
+    known = facts(OFF, wiped(), agent=agent(AgentKind.BOOTWRIGHT))
+    assert decide(IDLE, known).step is None
+
+
 def test_rest_has_an_end() -> None:
     """4.4: nobody comes back to switch off a machine whose rest is over."""
     plan = decide(IDLE, with_agent(wiped(), last_power_on_at=ago(minutes=10)))
@@ -455,6 +472,25 @@ def test_wipe_under_way_stops(spec: wire.InfraMachine, state: OperationState) ->
 def test_bmc(spec: wire.InfraMachine, known: Facts, step: object) -> None:
     """4.7: a BMC is set up of a machine that is not ours, or twice, or never."""
     assert decide(spec, known).step == step
+
+
+def under_way(kind: OperationKind, request_id: str = "") -> Operation:
+    return Operation("o", "m-1", kind, request_id, OperationState.RUNNING, ago(seconds=9), started_at=ago(seconds=8))
+
+
+def test_bmc_is_set_up_once() -> None:
+    """4.7: an account is made once more while the first one is being made."""
+    plan = decide(ACCEPTED, with_agent(bmc=None, operation=under_way(OperationKind.SET_UP_BMC)))
+    assert (plan.rule, plan.step) == ("wipe-due", None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "request_id"), [(PENDING, lifecycle.NEXT_AGENT), (ACCEPTED, "")], ids=["pending", "accepted, no BMC"]
+)
+def test_agent_is_told_once_to_reboot(spec: wire.InfraMachine, request_id: str) -> None:
+    """A second reboot is planned while the agent performs the first."""
+    known = in_our_agent(bmc=None, operation=under_way(OperationKind.REBOOT, request_id))
+    assert decide(spec, known, LOOKING_FIRST).step is None
 
 
 def test_machine_without_bmc_is_not_ready() -> None:

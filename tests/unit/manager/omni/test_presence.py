@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from provider.domain.errors import PermanentError
 from provider.manager.omni import presence
-from provider.manager.omni.presence import ALIVE, MARK, DuplicateError, StrangerError
+from provider.manager.omni.presence import ALIVE, MARK, DuplicateError, Heartbeat, Provider, StrangerError
 from provider.manager.omni.state import Endpoint
 from provider.wire import omni, protobuf
 from provider.wire.cosi import Metadata, Resource, Spec
@@ -102,3 +103,30 @@ def test_no_endpoint(url: str) -> None:
     with pytest.raises(PermanentError, match="is no address of an Omni") as caught:
         Endpoint.parse(url)
     assert "https://omni.example.com" in caught.value.hint
+
+
+def test_beats_in_time_though_calls_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow Omni, or a busy daemon, puts the time of each call on top of the pause, and we are shown as away (facts 8.11)."""
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.5)
+    begun: list[float] = []
+
+    class SlowState:
+        async def put(self, *_arguments: object, **_more: object) -> Resource:
+            begun.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.4)
+            return beat("ours", NOW)
+
+    class Endless:
+        expires_at = None
+
+    async def main() -> None:
+        us = Provider("bm", "BM", "1", "ours", {})
+        heart = Heartbeat(SlowState(), us, Endless(), lambda: NOW, str)  # type: ignore[arg-type]
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(heart.run())
+            while len(begun) < 3:
+                await asyncio.sleep(0.01)
+            running.cancel()
+
+    asyncio.run(main())
+    assert begun[2] - begun[0] < 1.5, "twice the time between beats, and not the calls besides"
