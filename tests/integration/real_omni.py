@@ -222,7 +222,7 @@ async def running(folder: Path) -> AsyncIterator[RealOmni]:
     """Start it, with its surroundings, and stop it in order."""
     (folder / "omnictl").mkdir(parents=True)  # It serves the binaries in there, and does not start without.
     authority = Authority.open(folder / "tls", utc_now())
-    key, certificate = authority.issue(["127.0.0.1"], utc_now())
+    key, certificate = authority.issue(["127.0.0.1"])
     (folder / "api.key").write_bytes(key)
     (folder / "api.crt").write_bytes(certificate)
     (folder / "etcd.asc").write_text(keys.generate("omni", "omni@example.com").armored)

@@ -16,6 +16,8 @@ from provider.kit.clock import utc_now
 from provider.lab.omni import access, names
 from provider.lab.omni.join import JoinRequest
 from provider.manager.omni import errands, presence
+from provider.manager.omni.credentials import Credentials
+from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.planning import lifecycle
 from tests.integration.omni_client import MACHINE
 from tests.integration.omni_rig import Rig, Side, rigged, until
@@ -111,6 +113,11 @@ def test_store_is_put_back(tmp_path: Path, is_lost: bool) -> None:
             shutil.copytree(kept, rig.folder)
         _forget_heartbeat(rig)
         await rig.start_again()
+        if is_lost:  # What `bootwright omni adopt` does in the end.
+            channel = open_channel(Endpoint.parse(rig.omni.endpoint), rig.omni.ca_file)
+            state = State(channel, Credentials.load(rig.key), utc_now)
+            await presence.take_place(state, "bm", rig.side.desk.installation)
+            await channel.close()
         async with rig.link():
             await until(lambda: MACHINE in rig.side.desk.wanted())
             await until(lambda: is_wanted(rig.side, lambda wanted: wanted.allocation is not None))
