@@ -25,7 +25,7 @@ from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.link import OmniLink
 from provider.manager.omni.presence import Provider
 from provider.planning import lifecycle
-from tests.integration.omni_client import MACHINE
+from tests.integration.omni_client import MACHINE, SPECS, Client
 from tests.integration.omni_rig import Rig, Side, rigged, until
 
 
@@ -336,6 +336,47 @@ def test_state_folder_that_was_lost(tmp_path: Path) -> None:
         assert "is another installation" in await start(rehearsed=True)
         assert await start(rehearsed=False) == ""
         kept.database.close()
+
+    rigged(tmp_path, use)
+
+
+def test_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat costs Omni more than one call; or Omni, which forgets them when it starts, hears none any more."""
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.02)
+
+    async def use(rig: Rig) -> None:
+        def beats() -> int:
+            return len(rig.written(names.HEALTH_STATUS))
+
+        async with rig.link():
+            await until(lambda: beats() >= 2)
+            reads, so_far = rig.omni.desk.count("Get"), beats()
+            await until(lambda: beats() >= so_far + 5)
+            assert rig.omni.desk.count("Get") == reads
+            owner = "bm.ProviderHealthStatusController"
+            rig.omni.state.destroy(names.INFRA_EPHEMERAL, names.HEALTH_STATUS, "bm", owner)
+            forgotten = beats()
+            await until(lambda: beats() >= forgotten + 5)
+            assert rig.omni.desk.providers()[0]["connected"]
+
+    rigged(tmp_path, use)
+
+
+def test_sideros_provider_starts_beside_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It beats into our heartbeat, and leaves our mark on it: both act on the same machines."""
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.2)
+
+    async def use(rig: Rig) -> None:
+        client = Client(rig.omni.endpoint, rig.key)
+        async with rig.link() as link:
+            await until(lambda: bool(link.status()["connected"]))
+            resource = await client.get(names.INFRA_EPHEMERAL, names.HEALTH_STATUS, "bm")
+            spec = SPECS.InfraProviderHealthStatusSpec()
+            spec.last_heartbeat_timestamp.FromDatetime(utc_now())
+            resource.spec.proto_spec = spec.SerializeToString()
+            await client.update(resource, "bm.ProviderHealthStatusController")
+            await until(lambda: "Sidero's own provider, is at work" in str(link.status()["last_error"]))
+        await client.channel.close()
 
     rigged(tmp_path, use)
 

@@ -4,7 +4,8 @@ Says that we are there, and that we are the only one: the provider's status, and
 Heartbeat and status bear the mark of this installation. A fresh heartbeat with another's mark means that a second provider runs
 with our id: whoever comes later keeps away. A status with another's mark means that our store is not the one that knows what was
 wiped, because its folder was lost or is elsewhere: we keep away then, too, however long the other one has been silent, until
-somebody takes over on purpose (`adoption`). Sidero's own provider leaves no mark, and is silent for 31 s when it is gone.
+somebody takes over on purpose (`adoption`). Sidero's provider beats into the same resource, and leaves annotations as they are: so
+a heartbeat's mark tells of which beat it is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ ALIVE = timedelta(seconds=31)
 
 MARK = "bootwright/installation"
 """The annotation that tells two providers with one id apart."""
+
+MARKED = "bootwright/beat"
+"""The time of the beat that the mark is of."""
 
 
 class DuplicateError(TemporaryError):
@@ -100,7 +104,7 @@ class Heartbeat:
         self._problem = problem
         self._warned: Expiry | None = None
         self._last: Resource | None = None
-        """As we wrote it: if it is not there any more, somebody else has written."""
+        """Our last beat: the next one is refused if somebody else has beaten since, and then that one is looked at."""
 
     async def first(self) -> None:
         """
@@ -125,12 +129,14 @@ class Heartbeat:
         last = None if self._last is None else omni.PROVIDER_HEALTH_STATUSES.read(self._last).last_heartbeat_timestamp
 
         def beat(before: Resource | None) -> Resource:
-            spec = protobuf.encode(omni.InfraProviderHealthStatus(self._clock(), self._problem()))
+            now = self._clock()
+            spec = protobuf.encode(omni.InfraProviderHealthStatus(now, self._problem()))
+            marks = {MARK: self._us.installation, MARKED: now.isoformat()}
             if before is None:
                 new = omni.PROVIDER_HEALTH_STATUSES.new(self._us.id, omni.InfraProviderHealthStatus())
-                return Resource(replace(new.metadata, annotations={MARK: self._us.installation}), cosi.Spec(spec))
-            refuse_duplicate(before, self._us.installation, self._clock(), last)
-            annotations = {**before.metadata.annotations, MARK: self._us.installation}
+                return Resource(replace(new.metadata, annotations=marks), cosi.Spec(spec))
+            refuse_duplicate(before, self._us.installation, now, last)
+            annotations = {**before.metadata.annotations, **marks}
             return Resource(replace(before.metadata, annotations=annotations), cosi.Spec(spec))
 
         owner = omni.owner(self._us.id, omni.HEALTH_CONTROLLER)
@@ -183,14 +189,15 @@ def refuse_duplicate(beat: Resource, installation: str, now: datetime, last: dat
     Raises:
         DuplicateError: If it is fresh, and of another installation; one without a mark is of Sidero's own provider.
     """
-    mark = beat.metadata.annotations.get(MARK, "")
-    if mark == installation and last is None:
-        return
     try:
         at = omni.PROVIDER_HEALTH_STATUSES.read(beat).last_heartbeat_timestamp
     except MalformedPacketError:
         return
-    if at is None or now - at >= ALIVE or (mark == installation and last is not None and at <= last):
+    if at is None or now - at >= ALIVE:
+        return
+    annotations = beat.metadata.annotations
+    mark = annotations.get(MARK, "") if annotations.get(MARKED) == at.isoformat() else ""
+    if mark == installation and (last is None or at <= last):
         return
     whose = "another Bootwright" if mark else "another program, such as Sidero's own provider,"
     whose = "another Bootwright with a copy of our store" if mark == installation else whose

@@ -9,7 +9,7 @@ import pytest
 
 from provider.domain.errors import PermanentError
 from provider.manager.omni import presence
-from provider.manager.omni.presence import ALIVE, MARK, DuplicateError, Heartbeat, Provider, StrangerError
+from provider.manager.omni.presence import ALIVE, MARK, MARKED, DuplicateError, Heartbeat, Provider, StrangerError
 from provider.manager.omni.state import Endpoint
 from provider.wire import omni, protobuf
 from provider.wire.cosi import Metadata, Resource, Spec
@@ -17,8 +17,9 @@ from provider.wire.cosi import Metadata, Resource, Spec
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
-def beat(mark: str | None, at: datetime | None) -> Resource:
-    annotations = {} if mark is None else {MARK: mark}
+def beat(mark: str | None, at: datetime | None, marked: datetime | None = None) -> Resource:
+    """`marked`: when the mark was set, if not with this beat."""
+    annotations = {} if mark is None else {MARK: mark, MARKED: str((marked or at or NOW).isoformat())}
     spec = protobuf.encode(omni.InfraProviderHealthStatus(at))
     return Resource(Metadata(type=omni.PROVIDER_HEALTH_STATUSES.name, id="bm", annotations=annotations), Spec(spec))
 
@@ -74,6 +75,13 @@ def test_our_mark_on_anothers_heartbeat(at: datetime | None, last: datetime | No
         return
     with pytest.raises(DuplicateError, match="a copy of our store"):
         presence.refuse_duplicate(beat("ours", at), "ours", NOW, last)
+
+
+def test_heartbeat_of_another_over_our_mark() -> None:
+    """Sidero's provider leaves our mark as it is: beside us, or after a way back, it is taken for ourselves."""
+    left = beat("ours", NOW, marked=NOW - timedelta(seconds=20))
+    with pytest.raises(DuplicateError, match="Sidero's own provider"):
+        presence.refuse_duplicate(left, "ours", NOW)
 
 
 def test_heartbeat_that_nobody_can_read() -> None:
