@@ -224,8 +224,12 @@ def label_value(text: str) -> str:
 
 
 def finalizer(provider: str) -> str:
-    """The one that we put on each InfraMachine."""
-    return wire.owner(provider, "Bootwright")
+    """
+    The one that we put on each InfraMachine: as Sidero's provider does for the status, which is ours to remove.
+
+    With a name of our own, nobody could let a machine go after a way back to that provider.
+    """
+    return wire.owner(provider, wire.STATUS_CONTROLLER)
 
 
 def finalizers_to_add(provider: str, seen: Seen) -> tuple[str, ...]:
@@ -239,10 +243,17 @@ def finalizers_to_remove(provider: str, seen: Seen) -> tuple[str, ...]:
     At the end of the teardown: ours, and those that Sidero's provider left behind, because nobody but its successor can
     remove them; never anybody else's.
     """
-    if not seen.tearing_down:
-        return ()
-    ours = {finalizer(provider), *(wire.owner(provider, name) for name in wire.CONTROLLERS)}
-    return tuple(name for name in seen.finalizers if name in ours)
+    return inherited(provider, seen.finalizers) if seen.tearing_down else ()
+
+
+def inherited(provider: str, finalizers: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that we may remove, of a machine or of what Sidero's provider kept of it."""
+    ours = {wire.owner(provider, name) for name in (*wire.CONTROLLERS, _FORMER_FINALIZER)}
+    return tuple(name for name in finalizers if name in ours)
+
+
+_FORMER_FINALIZER = "Bootwright"
+"""Ours, until it was seen that Sidero's provider cannot remove it."""
 
 
 class Teardown(Enum):

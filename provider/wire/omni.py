@@ -316,6 +316,9 @@ CONTROLLERS = (
 )
 """Its controllers, each of which puts `owner(provider_id, name)` as a finalizer on the machines."""
 
+STATUS_CONTROLLER = "InfraMachineStatusController"
+"""Owner of the InfraMachineStatuses, of Sidero's provider and of ours alike: so each can go on where the other stopped."""
+
 HEALTH_CONTROLLER = "ProviderHealthStatusController"
 
 

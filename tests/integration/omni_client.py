@@ -24,6 +24,8 @@ from provider.lab.omni.join import JoinRequest
 COSI = protos.load().cosi
 SPECS = protos.load().specs
 MACHINE = "5c7b0d5e-5b7c-4d35-9d3b-000000000001"
+FINALIZER = "bm.InfraMachineStatusController"
+"""Ours, and one of Sidero's provider."""
 PATIENCE = 10.0  # seconds
 
 

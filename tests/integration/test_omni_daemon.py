@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.image_factory import ImageFactory
+from tests.integration.omni_client import FINALIZER
 from tests.integration.omni_process import FACTORY, FILES, Booted, Ipxe, OmniProcess, eventually, omni_process
 from tests.integration.provider_process import ProviderProcess, provider_process
 from tests.integration.test_serve import configuration, refused
@@ -97,7 +98,7 @@ def test_a_machine_from_its_first_boot_to_its_disk(tmp_path: Path) -> None:
         assert all(f"  {line}\n" in config.text for line in ca.splitlines())
         assert config.text.endswith(EXTRA)
         assert omni.join(UUID, config.text).status == 200
-        eventually(lambda: "bm.Bootwright" in omni.machine(UUID)["infra"]["finalizers"])
+        eventually(lambda: FINALIZER in omni.machine(UUID)["infra"]["finalizers"])
         assert "starting the agent" in machine.script(), "it is pending"
 
         omni.do("accept", machine=UUID)
@@ -197,7 +198,7 @@ def test_omni_is_away_for_a_while(tmp_path: Path) -> None:
             omni.do("faults/up")
             eventually(lambda: operator(provider, "/v1/status")["manager"]["connected"])
             omni.join(UUID, provider.boot("GET", "/config").text)
-            eventually(lambda: "bm.Bootwright" in omni.machine(UUID)["infra"]["finalizers"])
+            eventually(lambda: FINALIZER in omni.machine(UUID)["infra"]["finalizers"])
 
 
 def test_before_omni_was_ever_there(tmp_path: Path) -> None:

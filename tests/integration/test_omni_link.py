@@ -25,7 +25,7 @@ from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.link import OmniLink
 from provider.manager.omni.presence import Provider
 from provider.planning import lifecycle
-from tests.integration.omni_client import MACHINE, SPECS, Client
+from tests.integration.omni_client import FINALIZER, MACHINE, SPECS, Client
 from tests.integration.omni_rig import Rig, Side, rigged, until
 
 
@@ -40,7 +40,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
         side, desk = rig.side, rig.omni.desk
         async with rig.link():
             await rig.join()
-            await until(lambda: bool(rig.infra() and "bm.Bootwright" in rig.infra()["finalizers"]))
+            await until(lambda: bool(rig.infra() and FINALIZER in rig.infra()["finalizers"]))
             assert rig.status() is None, "Omni hears nothing of a machine that nobody accepted"
             await desk.accept(MACHINE)
             await until(lambda: rig.status() is not None)
@@ -598,6 +598,6 @@ def test_an_old_omni_that_makes_no_join_documents(tmp_path: Path) -> None:
             assert documents is not None
             (url,) = re.findall(r"apiUrl: (\S+)", documents.reveal())
             await rig.omni.desk.provision(JoinRequest(uuid=MACHINE, token=unquote(url.partition("jointoken=")[2])))
-            await until(lambda: bool(rig.infra() and "bm.Bootwright" in rig.infra()["finalizers"]))
+            await until(lambda: bool(rig.infra() and FINALIZER in rig.infra()["finalizers"]))
 
     rigged(tmp_path, use, Options(old=True))

@@ -34,8 +34,6 @@ HANDS = 16
 TOGETHER = 256
 """Items of the outbox that are looked at together."""
 
-STATUS_CONTROLLER = "InfraMachineStatusController"
-
 
 class Outbox(Protocol):
     """What has changed here; `store.outbox.Outbox` is one."""
@@ -94,7 +92,7 @@ class MachineErrands:
         self._desk = desk
         self._outbox = outbox
         self._statuses: dict[str, Resource] = {}
-        self._owner = omni.owner(provider_id, STATUS_CONTROLLER)
+        self._owner = omni.owner(provider_id, omni.STATUS_CONTROLLER)
         self._wishes = Errands(self._take, HANDS, what="machine")
         self._errands = Errands(self._see_to, HANDS, what="machine at Omni")
 

@@ -362,7 +362,8 @@ def test_label_values_are_plain(text: str) -> None:
 
 # --- finalizers ------------------------------------------------------------------------------------------------------
 
-OURS = "bm1.Bootwright"
+OURS = "bm1.InfraMachineStatusController"
+FORMER = "bm1.Bootwright"
 THEIRS = tuple(
     f"bm1.{name}Controller"
     for name in (
@@ -371,9 +372,9 @@ THEIRS = tuple(
         "PowerOperation",
         "RebootStatus",
         "WipeStatus",
-        "InfraMachineStatus",
     )
 )
+"""Its other ones."""
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,8 @@ THEIRS = tuple(
         pytest.param(ACCEPTED, THEIRS, False, (OURS,), (), id="inherited ones stay: somebody may go back"),
         pytest.param(ACCEPTED, (OURS,), True, (), (OURS,), id="tearingDown"),
         pytest.param(ACCEPTED, (), True, (), (), id="tearingDown, never ours"),
-        pytest.param(ACCEPTED, (*THEIRS, OURS), True, (), (*THEIRS, OURS), id="tearingDown: the six of theirs too"),
+        pytest.param(ACCEPTED, (*THEIRS, OURS), True, (), (*THEIRS, OURS), id="tearingDown: all six of theirs"),
+        pytest.param(ACCEPTED, (FORMER,), True, (), (FORMER,), id="tearingDown: what ours was called before"),
         pytest.param(ACCEPTED, (OURS, "x", "bm2.Bootwright"), True, (), (OURS,), id="never anybody else's"),
     ],
 )
