@@ -205,16 +205,16 @@ _POWER: dict[int, PowerState] = {wire.PowerState.ON: PowerState.ON, wire.PowerSt
 
 
 def _bmc(left: wire.BmcConfiguration | None) -> FoundBmc | None:
-    """IPMI if it has that; its HTTP API is that of a test helper."""
+    """Where there are both, it used the HTTP API (internal/provider/bmc/bmc.go of it)."""
     if left is None:
         return None
+    if left.api is not None and left.api.address:
+        host, port = _host_and_port(left.api.address)
+        return FoundBmc(Bmc(host, "", Secret(""), port, "api"), left.manually_configured)
     if left.ipmi is not None and left.ipmi.address:
         ipmi = left.ipmi
         bmc = Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT)
         return FoundBmc(bmc, left.manually_configured)
-    if left.api is not None and left.api.address:
-        host, port = _host_and_port(left.api.address)
-        return FoundBmc(Bmc(host, "", Secret(""), port, "api"), left.manually_configured)
     return None
 
 

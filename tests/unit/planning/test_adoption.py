@@ -139,7 +139,7 @@ def test_records(left: Left, expected: list[RecordKind]) -> None:
         pytest.param(wire.BmcConfiguration(replace(IPMI, port=6230)), ("10.0.0.7:6230", "ipmi", False), id="port"),
         pytest.param(wire.BmcConfiguration(IPMI, None, True), ("10.0.0.7:623", "ipmi", True), id="configured"),
         pytest.param(
-            wire.BmcConfiguration(IPMI, wire.PowerApi("10.0.0.1:9000")), ("10.0.0.7:623", "ipmi", False), id="both"
+            wire.BmcConfiguration(IPMI, wire.PowerApi("10.0.0.1:9000")), ("10.0.0.1:9000", "api", False), id="both"
         ),
         pytest.param(
             wire.BmcConfiguration(None, wire.PowerApi("10.0.0.1:9000")), ("10.0.0.1:9000", "api", False), id="api"
