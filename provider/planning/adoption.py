@@ -15,6 +15,9 @@ and `controllers`). Whoever takes its place without that memory would wipe every
 and what Omni wants, as the link would write it. Nothing that we know is forgotten: what was answered stays answered, the newest
 record of a kind stays the last one, and a BMC that we have stays. What it left of a machine that was given up since, by us,
 is of another life. Taking all this over for a second time changes nothing.
+
+Where it did something that we know nothing of, because it came back since or was never adopted (`is_ahead`), the link takes
+nothing that Omni wants of the machine. The way back is `planning/way_back.py`.
 """
 
 from __future__ import annotations
@@ -132,6 +135,11 @@ def summary(adoption: Adoption) -> Iterator[str]:
         yield f"last power-on {adoption.last_power_on_at:%Y-%m-%d %H:%M} UTC"
     if adoption.desired is not None:
         yield "what Omni wants"
+
+
+def is_ahead(left: Left, facts: Facts) -> bool:
+    """Whether it did something that we know nothing of: it was at work since the last adoption, or there never was one."""
+    return any(True for _ in _records(left, facts, str))
 
 
 # --- its words and ours ----------------------------------------------------------------------------------------------

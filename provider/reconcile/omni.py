@@ -18,10 +18,11 @@ import structlog
 from provider.bmc import http_power
 from provider.domain.bmc import IPMI_PORT, Bmc, NextBoot, PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
-from provider.domain.machine import Desired, Evidence, Machine, RecordKind
+from provider.domain.machine import Desired, Evidence, Facts, Machine, RecordKind
 from provider.domain.secret import Secret
-from provider.planning import lifecycle, lives
+from provider.planning import adoption, lifecycle, lives, way_back
 from provider.planning import omni as planning
+from provider.planning.adoption import Left
 from provider.planning.identity import believable_uuid
 from provider.planning.lifecycle import Policy, SetPower
 from provider.planning.omni import Seen, Teardown
@@ -184,6 +185,22 @@ class OmniDesk:
             log.warning("omni.store_is_older", machine=edit.row.id, kind=record.kind.value, request=record.request_id)
             if record.kind is RecordKind.REBOOT:
                 edit.row.last_reboot_at = max(filter(None, (edit.row.last_reboot_at, record.at)))
+
+    async def remembered(self, uuid: str, left: Left) -> Left:
+        """
+        What Sidero's provider should know of the machine, which has left this.
+
+        Raises:
+            RefusedError: If it did something with the machine since we last took anything over.
+        """
+        machine = await self._machine(uuid)
+        facts = Facts(self._clock()) if machine is None else machine.facts
+        if adoption.is_ahead(left, facts):
+            raise RefusedError(
+                f"Sidero's provider has wiped or rebooted machine {uuid}, and we know nothing of it: we would do it again",
+                hint="stop the daemon, run: bootwright omni adopt, and start it again",
+            )
+        return way_back.remembered(left, facts, self._tokens.open)
 
     async def status(self, uuid: str, seen: Seen) -> planning.Told | None:
         """What Omni should know of the machine; None if that is to stay as it is."""

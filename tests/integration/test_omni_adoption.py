@@ -67,6 +67,8 @@ class Former:
         kind = f"{name}.bm.infraprovider.sidero.dev"
         resource = made("infra-provider:bm", kind, uuid, spec)
         resource.metadata.updated.FromDatetime(WIPED_AT)  # It says so itself, as Go's client does.
+        if name in ("BMCConfiguration", "MachineStatus"):
+            resource.metadata.finalizers.append("bm.RebootStatusController")
         await self.client.create(resource, f"bm.{name}Controller")
 
     async def beat(self, age: timedelta) -> None:
@@ -188,7 +190,8 @@ def test_nothing_happens_to_the_machine(tmp_path: Path, in_use: bool) -> None:
             else:
                 await provider.report(power=power)
         await desk.settled()
-        before = rig.status()
+        before, memory = rig.status(), remembered(rig)
+        assert len(memory) == 5
         await adopted(rig)
         rig.side.bmc.state = PowerState.ON if in_use else PowerState.OFF
         async with at_work(rig):
@@ -200,14 +203,30 @@ def test_nothing_happens_to_the_machine(tmp_path: Path, in_use: bool) -> None:
             assert machine.facts.operation is None
             assert {each["spec"]["power_state"] for each in map(resource_of, rig.written())} == {before["power_state"]}
             assert set(SIX) == set(rig.infra()["finalizers"])
+            assert remembered(rig) == memory
             await desk.remove(MACHINE)
             if in_use:
                 await desk.reset_done(MACHINE)
             await until(lambda: not desk.machines())
-        kept = rig.omni.state.list("infra-provider:bm", "WipeStatus.bm.infraprovider.sidero.dev")
-        assert [each.id for each in kept] == [MACHINE], "it is left as it was"
+        assert remembered(rig) == []
 
     rigged(tmp_path, use)
+
+
+def remembered(rig: Rig) -> list[tuple[str, str, bytes]]:
+    """What lies in the provider's own namespace: kind, machine, spec."""
+    found = [
+        (name, each.id, each.spec)
+        for name in ("BMCConfiguration", "MachineStatus", "PowerOperation", "WipeStatus", "RebootStatus")
+        for each in rig.omni.state.list("infra-provider:bm", f"{name}.bm.infraprovider.sidero.dev")
+    ]
+    return [(name, uuid, bytes(spec)) for name, uuid, spec in found]
+
+
+def wipe_status(rig: Rig, uuid: str = MACHINE) -> Any:
+    """What the former provider takes for its last wipe, None if it knows of none."""
+    specs = [spec for name, known, spec in remembered(rig) if (name, known) == ("WipeStatus", uuid)]
+    return theirs("baremetalproviderspecs.WipeStatusSpec").FromString(specs[0]) if specs else None
 
 
 async def has_read_power(rig: Rig) -> bool:
@@ -304,6 +323,78 @@ def test_second_run(tmp_path: Path) -> None:
         assert wipes == ["", machine.desired.wipe_id]
 
     rigged(tmp_path, use)
+
+
+def test_way_back(tmp_path: Path) -> None:
+    """Sidero's provider wipes again what we have wiped since, or a machine that it never saw; or Omni hears of a wipe first."""
+
+    async def use(rig: Rig) -> None:
+        late = MACHINE.replace("0001", "0002")
+        async with former(rig) as provider:
+            await provider.join()
+            await provider.prepare()
+            await provider.report()
+        await adopted(rig)
+        async with at_work(rig):
+            await rig.join(late)
+            await rig.omni.desk.accept(late)
+            await until(lambda: rig.status(late) is not None)
+            assert wipe_status(rig, late) is None
+            await rig.side.give_bmc(late)
+            await rig.side.wiped(late)
+            await until(lambda: bool(rig.status(late)["ready_to_use"]))
+            assert wipe_status(rig, late).initial_wipe_done
+            await rig.omni.desk.allocate(MACHINE)
+            await until(lambda: wants_allocation(rig))
+            await rig.omni.desk.release(MACHINE)
+            await until(lambda: not rig.status()["ready_to_use"])
+            assert wipe_status(rig).last_wipe_id == ""
+            await rig.side.wiped()
+            await until(lambda: bool(rig.status()["ready_to_use"]))
+            known, wanted = wipe_status(rig), (await machine_of(rig)).desired
+            assert known.last_wipe_id == wanted.wipe_id != ""
+            assert known.wiped_node_unique_token == rig.status()["wiped_node_unique_token"]
+        assert not (await adopted(rig))[MACHINE].adoption
+
+    rigged(tmp_path, use)
+
+
+def test_wiped_by_the_former_provider_since(tmp_path: Path) -> None:
+    """After a way back and without a second adoption, we wipe what it has wiped, and what is in use by now."""
+
+    async def use(rig: Rig) -> None:
+        async with former(rig) as provider:
+            await provider.join()
+            await provider.prepare()
+            await provider.report()
+            await adopted(rig)
+            await rig.omni.desk.allocate(MACHINE)
+            await rig.omni.desk.release(MACHINE)
+            wipe_id = rig.infra()["spec"]["wipe_id"]
+            resource = await provider.client.get(*PRIVATE_WIPE, MACHINE)
+            wiped = private("WipeStatus", last_wipe_id=wipe_id, last_wipe_install_event_id=7, initial_wipe_done=True)
+            resource.spec.proto_spec = wiped.SerializeToString()
+            await provider.client.update(resource, "bm.WipeStatusController")
+        memory = remembered(rig)
+        async with at_work(rig):
+            await asyncio.sleep(0.5)
+            assert (await machine_of(rig)).desired.wipe_id == "", "what Omni wants of it is not taken"
+            assert rig.status()["ready_to_use"]
+        assert remembered(rig) == memory
+        assert (await adopted(rig))[MACHINE].adoption
+        async with at_work(rig):
+            await until(lambda: is_wiped_for(rig, wipe_id))
+            assert rig.side.bmc.told == []
+
+    rigged(tmp_path, use)
+
+
+PRIVATE_WIPE = ("infra-provider:bm", "WipeStatus.bm.infraprovider.sidero.dev")
+
+
+async def is_wiped_for(rig: Rig, wipe_id: str) -> bool:
+    machine = await machine_of(rig)
+    return machine.desired.wipe_id == wipe_id and not lifecycle.requires_wipe(machine.desired, machine.facts)
 
 
 async def wants_allocation(rig: Rig) -> bool:

@@ -66,6 +66,8 @@ def test_a_whole_life(tmp_path: Path) -> None:
             await desk.remove(MACHINE)
             await until(lambda: not desk.machines())
             assert (await side.machine()).desired.acceptance is Acceptance.PENDING
+            never = "WipeStatus.bm.infraprovider.sidero.dev"
+            assert not rig.written(never), "there is no memory of Sidero's provider, and none is made"
 
     rigged(tmp_path, use)
 

@@ -8,24 +8,19 @@ Where another installation of ours was before, its place becomes ours in the end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol
 
-from provider.domain.errors import BootwrightError, MalformedPacketError, PermanentError, RefusedError
+from provider.domain.errors import MalformedPacketError, PermanentError, RefusedError
 from provider.manager.omni import machines, presence
+from provider.manager.omni.former import UNREADABLE, Former
 from provider.manager.omni.presence import ALIVE, DuplicateError
 from provider.manager.omni.state import State
 from provider.planning.adoption import Left
 from provider.planning.omni import Seen
 from provider.reconcile.adoption import Adopted
 from provider.wire import omni
-from provider.wire.cosi import Kind, Resource
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-S = TypeVar("S", bound="DataclassInstance")
 
 
 class Desk(Protocol):
@@ -72,48 +67,15 @@ async def _refuse_while_alive(state: State, provider_id: str, desk: Desk, clock:
 
 
 async def _read(state: State, provider_id: str) -> dict[str, tuple[Seen, Left]]:
-    async def all_of(spec: type[S]) -> dict[str, tuple[S, datetime | None]]:
-        kind = omni.private_kind(provider_id, spec)
-        return {each.metadata.id: (_spec(kind, each), each.metadata.updated) for each in await state.list(kind)}
-
-    bmcs, statuses = await all_of(omni.BmcConfiguration), await all_of(omni.MachineStatus)
-    powers, wipes = await all_of(omni.PowerOperation), await all_of(omni.WipeStatus)
-    reboots = await all_of(omni.RebootStatus)
+    former = Former(state, provider_id)
+    await former.load()
     found: dict[str, tuple[Seen, Left]] = {}
     for resource in await state.list(omni.INFRA_MACHINES):
         uuid = resource.metadata.id
-        power, power_at = _of(uuid, powers)
-        wipe, wipe_at = _of(uuid, wipes)
-        left = Left(
-            bmc=_of(uuid, bmcs)[0],
-            status=_of(uuid, statuses)[0],
-            power=power,
-            power_at=power_at,
-            wipe=wipe,
-            wipe_at=wipe_at,
-            reboot=_of(uuid, reboots)[0],
-        )
         try:
-            found[uuid] = machines.read(resource), left
+            found[uuid] = machines.read(resource), former.left(uuid)
         except MalformedPacketError as error:
-            raise _unreadable(resource, error) from error
+            raise PermanentError(
+                f"{resource.metadata.type} of {uuid} cannot be read: {error}", hint=UNREADABLE
+            ) from error
     return found
-
-
-def _of(uuid: str, found: Mapping[str, tuple[S, datetime | None]]) -> tuple[S | None, datetime | None]:
-    return found.get(uuid, (None, None))
-
-
-def _spec(kind: Kind[S], resource: Resource) -> S:
-    try:
-        return kind.read(resource)
-    except MalformedPacketError as error:
-        raise _unreadable(resource, error) from error
-
-
-def _unreadable(resource: Resource, error: BootwrightError) -> PermanentError:
-    metadata = resource.metadata
-    return PermanentError(
-        f"{metadata.type} of {metadata.id} cannot be read: {error}",
-        hint="do not start Bootwright on these machines: what is not known to be wiped would be wiped",
-    )

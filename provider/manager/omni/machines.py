@@ -4,7 +4,8 @@ The machines on one connection to Omni: what is wanted of each comes in, how eac
 What happens at Omni (`View`) is taken into our store, which asks Omni for nothing: however slowly it answers, what it wants of
 one machine waits for no other. Then, and whenever something happens here (the outbox), the machine's errand at Omni is called.
 It looks at both sides as they are now, and brings them together; so it does not matter which news came first, or how often, or
-what a crash cut short. The status is written where it differs from what Omni has; that is read once, when the connection begins.
+what a crash cut short. The status is written where it differs from what Omni has; that is read once, when the connection begins. So is
+the memory of Sidero's provider (`former.py`), before anybody hears of what it should remember.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import structlog
 
 from provider.domain.errors import MalformedPacketError
 from provider.manager.omni.errands import Errands
-from provider.manager.omni.state import State
+from provider.manager.omni.former import Former
+from provider.manager.omni.state import State, without
 from provider.manager.omni.view import View
 from provider.planning import omni as planning
+from provider.planning.adoption import Left
 from provider.planning.omni import Seen, Teardown, Told
 from provider.planning.witness import ANNOTATION, Witness
 from provider.wire import cosi, omni, protobuf
@@ -69,6 +72,9 @@ class Desk(Protocol):
     async def desire(self, uuid: str, seen: Seen | None, witness: Witness | None = None) -> None:
         """Take what Omni wants of the machine; nothing at all, if it has no such machine. `witness` is our status there."""
 
+    async def remembered(self, uuid: str, left: Left) -> Left:
+        """What Sidero's provider should know of the machine; RefusedError if it knows something that we do not."""
+
     async def status(self, uuid: str, seen: Seen) -> Told | None:
         """What Omni should know of it; None if that is to stay as it is."""
 
@@ -91,13 +97,15 @@ class MachineErrands:
         self._machines = machines
         self._desk = desk
         self._outbox = outbox
+        self._former = Former(state, provider_id)
         self._statuses: dict[str, Resource] = {}
         self._owner = omni.owner(provider_id, omni.STATUS_CONTROLLER)
         self._wishes = Errands(self._take, HANDS, what="machine")
         self._errands = Errands(self._see_to, HANDS, what="machine at Omni")
 
     async def load(self) -> None:
-        """Read the statuses as Omni has them, and call all machines that we know by an earlier connection."""
+        """Read what Omni has of statuses and of Sidero's provider, and call all machines that an earlier connection knew."""
+        await self._former.load()
         self._statuses = {each.metadata.id: each for each in await self._state.list(omni.MACHINE_STATUSES)}
         self.call(*self._machines.resources)
 
@@ -139,6 +147,8 @@ class MachineErrands:
             return
         seen = self._seen(uuid)
         if seen is not None and not seen.tearing_down and not planning.finalizers_to_add(self._provider_id, seen):
+            if self._former:
+                await self._desk.remembered(uuid, self._former.left(uuid))  # It may know what we do not.
             await self._desk.desire(uuid, seen, _witness(self._statuses.get(uuid)))
         self._errands.call(uuid)
 
@@ -151,6 +161,8 @@ class MachineErrands:
         elif added := planning.finalizers_to_add(self._provider_id, seen):
             await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _with(found, added))
         else:
+            if self._former:
+                await self._former.keep(uuid, await self._desk.remembered(uuid, self._former.left(uuid)))
             await self._report(uuid, seen)
 
     def _seen(self, uuid: str) -> Seen | None:
@@ -202,7 +214,8 @@ class MachineErrands:
                     return
 
     async def _release(self, uuid: str, finalizers: Sequence[str]) -> None:
-        await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _without(found, finalizers))
+        await self._former.forget(uuid)
+        await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: without(found, finalizers))
 
     async def _delete_status(self, uuid: str) -> None:
         await self._state.remove(omni.MACHINE_STATUSES, uuid, self._owner)
@@ -232,13 +245,6 @@ def _with(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
     if not missing or resource.metadata.phase == cosi.TEARING_DOWN:
         return None
     return replace(resource, metadata=replace(resource.metadata, finalizers=(*resource.metadata.finalizers, *missing)))
-
-
-def _without(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
-    kept = tuple(each for each in resource.metadata.finalizers if each not in finalizers)
-    if kept == resource.metadata.finalizers:
-        return None
-    return replace(resource, metadata=replace(resource.metadata, finalizers=kept))
 
 
 def _own(status: Resource) -> tuple[dict[str, str], str]:

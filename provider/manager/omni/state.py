@@ -4,7 +4,7 @@ One Omni's state service: each method is one signed call with a deadline, and it
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -238,3 +238,11 @@ def _torn_down(resource: Resource) -> Resource | None:
     if resource.metadata.phase == cosi.TEARING_DOWN:
         return None
     return replace(resource, metadata=replace(resource.metadata, phase=cosi.TEARING_DOWN))
+
+
+def without(resource: Resource, finalizers: Sequence[str]) -> Resource | None:
+    """The resource without these; None if it has none of them."""
+    kept = tuple(each for each in resource.metadata.finalizers if each not in finalizers)
+    if kept == resource.metadata.finalizers:
+        return None
+    return replace(resource, metadata=replace(resource.metadata, finalizers=kept))

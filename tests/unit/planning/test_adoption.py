@@ -372,3 +372,42 @@ def test_summary() -> None:
         "last power-on 2025-12-31 12:00 UTC",
         "what Omni wants",
     ]
+
+
+# --- it is ahead of us ----------------------------------------------------------------------------------------------------
+
+
+def wipe_record(request_id: str, *, event: int = 3, at: int = 40) -> Record:
+    return Record(RecordKind.WIPE, request_id, ago(days=at), install_event=event, manager_token="sealed-token")
+
+
+REMOVED = Record(RecordKind.REMOVED, "x", ago(days=1))
+WIPED_ONLY = Left(wipe=WIPED, wipe_at=WIPED_AT)
+REBOOTED = Left(reboot=wire.RebootStatus("r-1", ago(days=1)))
+KEPT_OFF = Left(power=wire.PowerOperation(OFF, None, "off-1", "w-1"))
+
+
+@pytest.mark.parametrize(
+    ("left", "records", "expected"),
+    [
+        pytest.param(WIPED_ONLY, (wipe_record(""),), False, id="taken over"),
+        pytest.param(WIPED_ONLY, (), True, id="never taken over"),
+        pytest.param(Left(), (), False, id="nothing done"),
+        pytest.param(Left(wipe=wire.WipeStatus("w-1", 3, False)), (), False, id="not wiped to the end"),
+        pytest.param(Left(wipe=wire.WipeStatus("w-2", 5, True)), (wipe_record(""),), True, id="wiped since, by it"),
+        pytest.param(
+            Left(wipe=wire.WipeStatus("", 0, True)), (wipe_record(""),), True, id="wiped since, in a new life"
+        ),
+        pytest.param(WIPED_ONLY, (wipe_record(""), wipe_record("w-2", event=5, at=2)), False, id="wiped since, by us"),
+        pytest.param(WIPED_ONLY, (wipe_record(""), REMOVED), False, id="of a life that ended here"),
+        pytest.param(REBOOTED, (), True, id="rebooted"),
+        pytest.param(REBOOTED, (Record(RecordKind.REBOOT, "r-1", ago(days=1)),), False, id="rebooted, and we know"),
+        pytest.param(KEPT_OFF, (), True, id="kept off"),
+        pytest.param(
+            KEPT_OFF, (Record(RecordKind.POWER_OFF, "off-1", NOW, wipe_id="w-1"),), False, id="kept off, and we know"
+        ),
+    ],
+)
+def test_what_we_know_nothing_of(left: Left, records: tuple[Record, ...], expected: bool) -> None:
+    """Sidero's provider was at work again after a way back, and we wipe once more what it has wiped; or we never start."""
+    assert adoption.is_ahead(left, replace(NEW, records=records)) is expected
