@@ -128,9 +128,9 @@ class RealOmni:
             found.spec.CopyFrom(COSI.Spec(proto_spec=spec.SerializeToString()))
             await self.admin.update(found)
 
-    async def give_bmc(self, uuid: str) -> None:
-        """An administrator says how the machine's power is switched."""
-        spec = SPECS.InfraMachineBMCConfigSpec(api={"address": SURROUNDINGS})
+    async def give_bmc(self, uuid: str, address: str = SURROUNDINGS) -> None:
+        """An administrator says how the machine's power is switched: by a power API there."""
+        spec = SPECS.InfraMachineBMCConfigSpec(api={"address": address})
         await self.admin.create(made(names.DEFAULT, names.USER_BMC_CONFIG, uuid, spec))
 
     async def allocate(self, uuid: str, cluster: str = "tales") -> None:
