@@ -4,8 +4,8 @@ Says that we are there, and that we are the only one: the provider's status, and
 Heartbeat and status bear the mark of this installation. A fresh heartbeat with another's mark means that a second provider runs
 with our id: whoever comes later keeps away. A status with another's mark means that our store is not the one that knows what was
 wiped, because its folder was lost or is elsewhere: we keep away then, too, however long the other one has been silent, until
-somebody takes over on purpose (`adoption`). Sidero's provider beats into the same resource, and leaves annotations as they are: so
-a heartbeat's mark tells of which beat it is.
+somebody takes over on purpose (`adoption`). Sidero's provider beats into the same resource, and leaves annotations as they are:
+so a heartbeat's mark tells of which beat it is.
 """
 
 from __future__ import annotations
