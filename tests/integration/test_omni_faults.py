@@ -25,7 +25,12 @@ SLOW = 5.0
 
 def accept(omni: OmniProcess, machine: SimulatedMachine) -> None:
     """Wait until the machine has joined, and accept it."""
-    eventually(lambda: "bm.Bootwright" in ((omni.machine(machine.uuid) or {}).get("infra") or {}).get("finalizers", ()))
+    eventually(
+        lambda: (
+            "bm.InfraMachineStatusController"
+            in ((omni.machine(machine.uuid) or {}).get("infra") or {}).get("finalizers", ())
+        )
+    )
     omni.do("set_bmc", machine=machine.uuid, address=machine.power_api, api=True)
     omni.do("accept", machine=machine.uuid)
 

@@ -82,7 +82,7 @@ class Story:
         for each in both:
             each.command("poweron")
         for each in both:
-            eventually(lambda each=each: "bm.Bootwright" in self.infra(each).get("finalizers", ()))
+            eventually(lambda each=each: "bm.InfraMachineStatusController" in self.infra(each).get("finalizers", ()))
         self.reached("pending")
 
     def wipe(self, both: tuple[SimulatedMachine, ...]) -> None:

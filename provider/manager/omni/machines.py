@@ -4,8 +4,8 @@ The machines on one connection to Omni: what is wanted of each comes in, how eac
 What happens at Omni (`View`) is taken into our store, which asks Omni for nothing: however slowly it answers, what it wants of
 one machine waits for no other. Then, and whenever something happens here (the outbox), the machine's errand at Omni is called.
 It looks at both sides as they are now, and brings them together; so it does not matter which news came first, or how often, or
-what a crash cut short. The status is written where it differs from what Omni has; that is read once, when the connection begins. So is
-the memory of Sidero's provider (`former.py`), before anybody hears of what it should remember.
+what a crash cut short. The status is written where it differs from what Omni has; that is read once, when the connection begins.
+So is the memory of Sidero's provider (`former.py`), before anybody hears of what it should remember.
 """
 
 from __future__ import annotations
