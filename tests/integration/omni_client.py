@@ -1,4 +1,4 @@
-"""A plain client of the fake Omni: gRPC, its own messages, signatures by Sequoia; nothing of `provider.wire`."""
+"""A plain client of an Omni, fake or real: gRPC, its own messages, signatures by Sequoia; nothing of `provider.wire`."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 import pysequoia
 import pytest
 
 from provider.lab.omni import names, protos
-from provider.lab.omni.fake import FakeOmni, Options
-from provider.lab.omni.join import JoinRequest
+from provider.lab.omni.resources import CallError
 
 COSI = protos.load().cosi
 SPECS = protos.load().specs
 MACHINE = "5c7b0d5e-5b7c-4d35-9d3b-000000000001"
 FINALIZER = "bm.InfraMachineStatusController"
 """Ours, and one of Sidero's provider."""
-PATIENCE = 10.0  # seconds
+PATIENCE = 30.0  # seconds; the real one takes ten for some things
 
 
 @contextlib.contextmanager
 def refused(code: str, beginning: str = "") -> Iterator[None]:
-    """The call inside fails with that code, and a text that begins so."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    """The call inside fails with that code, and a text that begins so; a call of the fake's desk may, too."""
+    with pytest.raises((grpc.aio.AioRpcError, CallError)) as caught:
         yield
-    assert caught.value.code().name == code, caught.value.details()
-    assert (caught.value.details() or "").startswith(beginning), caught.value.details()
+    error = caught.value
+    found = (
+        (error.code.name, str(error)) if isinstance(error, CallError) else (error.code().name, error.details() or "")
+    )
+    assert found[0] == code, found
+    assert found[1].startswith(beginning), found
 
 
 class Client:
@@ -88,6 +89,11 @@ class Client:
         )
         return stub(request, metadata=metadata or self.sign(path))
 
+    @property
+    def provider(self) -> str:
+        """The id of the provider that it is."""
+        return str(self.name).partition(":")[2]
+
     async def get(self, namespace: str, kind: str, identity: str) -> Any:
         return (await self.call("Get", COSI.GetRequest(namespace=namespace, type=kind, id=identity))).resource
 
@@ -124,13 +130,20 @@ class Client:
         resource.metadata.finalizers.extend(finalizers)
         return await self.update(resource, resource.metadata.owner)
 
+    async def find(self, namespace: str, kind: str, identity: str) -> Any:
+        """A resource; None if there is none."""
+        try:
+            return await self.get(namespace, kind, identity)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return None
+
     async def announce(self, *, static: bool = True) -> None:
         """Write the provider's status, with the label that makes it a static one."""
-        provider = self.name.partition(":")[2]
         labels = {names.STATIC_LABEL: ""} if static else {}
-        await self.create(
-            made(names.INFRA, names.PROVIDER_STATUS, provider, SPECS.InfraProviderStatusSpec(name="BM"), **labels)
-        )
+        spec = SPECS.InfraProviderStatusSpec(name="BM")
+        await self.create(made(names.INFRA, names.PROVIDER_STATUS, self.provider, spec, **labels))
 
 
 class Watching:
@@ -173,75 +186,3 @@ def made(namespace: str, kind: str, identity: str, spec: Any = None, **labels: s
     )
     raw = b"" if spec is None else spec if isinstance(spec, bytes) else spec.SerializeToString()
     return COSI.Resource(metadata=metadata, spec=COSI.Spec(proto_spec=raw))
-
-
-@dataclass
-class Site:
-    """A fake with a provider `bm` that has announced itself, and an administrator."""
-
-    omni: FakeOmni
-    bm: Client
-    admin: Client
-
-    async def client(self, name: str, role: Any) -> Client:
-        """A further account."""
-        key = await self.omni.desk.create_account(name, role)
-        return Client(self.omni.endpoint, key.service_account_key(), self.omni.ca_file)
-
-    async def provider(self, provider: str) -> Client:
-        """A further provider."""
-        return Client(self.omni.endpoint, await self.omni.desk.create_provider(provider), self.omni.ca_file)
-
-    def join_token(self, provider: str = "bm") -> str:
-        """The token in the join documents of a provider."""
-        found = next(each for each in self.omni.desk.providers() if each["id"] == provider)
-        join: Any = found["join"]
-        return unquote(join["config"]["kernel_args"][0].partition("jointoken=")[2])
-
-    async def join(self, machine: str = MACHINE, **more: Any) -> Any:
-        """A machine of `bm` joins, by the legacy flow unless it shows a token or says its version."""
-        return await self.omni.desk.provision(JoinRequest(uuid=machine, token=self.join_token(), **more))
-
-    async def infra_machine(self, machine: str = MACHINE) -> tuple[Any, Any]:
-        """The InfraMachine as `bm` sees it, and its spec."""
-        await self.omni.desk.settled()
-        resource = await self.bm.get(names.INFRA, names.INFRA_MACHINE, machine)
-        return resource, SPECS.InfraMachineSpec.FromString(resource.spec.proto_spec)
-
-    async def say_status(self, machine: str = MACHINE, **spec: Any) -> None:
-        """`bm` writes its InfraMachineStatus."""
-        owner = "bm.InfraMachineStatusController"
-        content = SPECS.InfraMachineStatusSpec(**spec).SerializeToString()
-        found = [
-            each for each in await self.bm.list(names.INFRA, names.INFRA_MACHINE_STATUS) if each.metadata.id == machine
-        ]
-        if found:
-            found[0].spec.proto_spec = content
-            await self.bm.update(found[0], owner, "running")
-        else:
-            await self.bm.create(made(names.INFRA, names.INFRA_MACHINE_STATUS, machine, content), owner)
-        await self.omni.desk.settled()
-
-
-@contextlib.asynccontextmanager
-async def site(options: Options) -> AsyncIterator[Site]:
-    async with FakeOmni(options) as omni:
-        bm = Client(omni.endpoint, await omni.desk.create_provider("bm"), omni.ca_file)
-        admin_key = (await omni.desk.create_account("automation", "Admin")).service_account_key()
-        admin = Client(omni.endpoint, admin_key, omni.ca_file)
-        await bm.announce()
-        try:
-            yield Site(omni, bm, admin)
-        finally:
-            await bm.channel.close()
-            await admin.channel.close()
-
-
-def served(use: Callable[[Site], Awaitable[None]], options: Options | None = None) -> None:
-    """Run something against a fresh fake."""
-
-    async def main() -> None:
-        async with asyncio.timeout(60), site(options or Options()) as here:
-            await use(here)
-
-    asyncio.run(main())

@@ -16,11 +16,10 @@ import os
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import grpc.aio
@@ -28,16 +27,19 @@ from aiohttp import web
 
 from provider.http.tls import Authority
 from provider.kit.clock import utc_now
-from provider.lab.omni import factory, keys, names, protos
+from provider.lab.omni import factory, keys, names
 from provider.lab.omni.talos_agent.wire import last, put, read
-from tests.integration.omni_client import COSI, SPECS, Client, made
+from tests.integration.omni_client import Client, made
 from tests.integration.omni_process import FILES
+from tests.integration.omni_users import Users
 
 VARIABLE = "BOOTWRIGHT_OMNI_BIN"
 
 API, MACHINES, SURROUNDINGS = "127.0.0.1:18080", "127.0.0.1:18090", "127.0.0.1:18081"
+ETCD = "127.0.0.1:2379"
 OMNI, EVENTS_PORT = "fdae:41e4:649b:9303::1", 18091
 """Its own address in the tunnel to the machines, and where it takes their events."""
+FORCE = "NodeForceDestroyRequests.omni.sidero.dev"
 TALOS, KUBERNETES = "1.13.6", "1.35.1"
 START_SECONDS = 60.0
 
@@ -49,6 +51,37 @@ _LISTS: dict[str, object] = {
 """What the image factory has, and the registry."""
 
 _LAST_LINES = 30
+
+_FLAGS: dict[str, str | None] = {
+    "sqlite-storage-path": "sqlite.db",
+    "private-key-source": "file://etcd.asc",
+    "etcd-embedded-db-path": "etcd/",
+    "etcd-embedded-unsafe-fsync": "true",
+    "bind-addr": API,
+    "cert": "api.crt",
+    "key": "api.key",
+    "advertised-api-url": f"https://{API}",
+    "machine-api-bind-addr": MACHINES,
+    "machine-api-advertised-url": f"grpc://{MACHINES}",
+    "siderolink-wireguard-bind-addr": "127.0.0.1:50180",
+    "siderolink-wireguard-advertised-addr": "127.0.0.1:50180",
+    "event-sink-port": str(EVENTS_PORT),
+    "log-server-port": "18092",
+    "k8s-proxy-bind-addr": "127.0.0.1:18095",
+    "metrics-bind-addr": "127.0.0.1:18096",
+    "local-resource-server-enabled": "false",
+    "embedded-discovery-service-enabled": "false",
+    "workload-proxying-enabled": "false",
+    "create-initial-service-account": "true",
+    "initial-service-account-key-path": "account",
+    "auth-auth0-enabled": "true",
+    "auth-auth0-domain": "nobody.invalid",
+    "auth-auth0-client-id": "nobody",
+    "eula-accept-name": "test",
+    "eula-accept-email": "test@example.com",
+    "image-factory-address": f"http://{SURROUNDINGS}",
+    "kubernetes-registry": f"{SURROUNDINGS}/kubelet",
+}
 
 
 @dataclass
@@ -69,12 +102,13 @@ class PowerApi:
 
 
 @dataclass
-class RealOmni:
+class RealOmni(Users):
     """Where it answers, and its administrator."""
 
     folder: Path
     admin: Client
     power: PowerApi
+    program: Program
     endpoint: str = f"https://{API}"
 
     @property
@@ -82,56 +116,9 @@ class RealOmni:
         """Who signed its certificate."""
         return self.folder / "tls" / "ca.pem"
 
-    async def create_provider(self, provider: str) -> str:
-        """As `omnictl infraprovider create` does; gives the key."""
-        await self.admin.create(made(names.INFRA, names.PROVIDER, provider))
-        return await self.renew_key(provider, "CreateServiceAccount")
-
-    async def renew_key(self, provider: str, call: str = "RenewServiceAccount") -> str:
-        """As `omnictl infraprovider renewkey` does; gives the key."""
-        account = f"infra-provider:{provider}"
-        pair = keys.generate(account, f"{provider}@infra-provider.serviceaccount.omni.sidero.dev")
-        more = {"role": "InfraProvider"} if call == "CreateServiceAccount" else {}
-        request = getattr(protos.load().management, f"{call}Request")
-        asked = request(name=account, armored_pgp_public_key=pair.public, **more)
-        await self.admin.call(call, asked, "management.ManagementService")
-        return pair.service_account_key()
-
-    async def find(self, kind: str, identity: str, namespace: str = names.INFRA) -> Any:
-        """A resource; None if there is none."""
-        try:
-            return await self.admin.get(namespace, kind, identity)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            return None
-
-    async def infra_machine(self, uuid: str) -> Any:
-        """Spec of the InfraMachine; None if there is none."""
-        found = await self.find(names.INFRA_MACHINE, uuid)
-        return None if found is None else SPECS.InfraMachineSpec.FromString(found.spec.proto_spec)
-
-    async def status(self, uuid: str) -> Any:
-        """Spec of the InfraMachineStatus; an empty one if there is none."""
-        found = await self.find(names.INFRA_MACHINE_STATUS, uuid)
-        return SPECS.InfraMachineStatusSpec.FromString(b"" if found is None else found.spec.proto_spec)
-
-    async def configure(self, uuid: str, **changes: Any) -> None:
-        """What a user decides about a machine: its InfraMachineConfig, made or changed."""
-        found = await self.find(names.USER_CONFIG, uuid, names.DEFAULT)
-        spec = SPECS.InfraMachineConfigSpec.FromString(b"" if found is None else found.spec.proto_spec)
-        for name, value in changes.items():
-            setattr(spec, name, value)
-        if found is None:
-            await self.admin.create(made(names.DEFAULT, names.USER_CONFIG, uuid, spec))
-        else:
-            found.spec.CopyFrom(COSI.Spec(proto_spec=spec.SerializeToString()))
-            await self.admin.update(found)
-
     async def give_bmc(self, uuid: str, address: str = SURROUNDINGS) -> None:
         """An administrator says how the machine's power is switched: by a power API there."""
-        spec = SPECS.InfraMachineBMCConfigSpec(api={"address": address})
-        await self.admin.create(made(names.DEFAULT, names.USER_BMC_CONFIG, uuid, spec))
+        await self.set_bmc(uuid, api={"address": address})
 
     async def allocate(self, uuid: str, cluster: str = "tales") -> None:
         """A user makes a cluster of one machine."""
@@ -145,12 +132,15 @@ class RealOmni:
 
     async def release(self, uuid: str, cluster: str = "tales") -> None:
         """A user destroys the cluster, by force: Omni cannot ask this machine's Talos to reset itself."""
-        await self.admin.create(made(names.DEFAULT, "NodeForceDestroyRequests.omni.sidero.dev", uuid))
+        if await self.find(FORCE, uuid, names.DEFAULT) is None:
+            await self.admin.create(made(names.DEFAULT, FORCE, uuid))
         await self.admin.end("Teardown", names.DEFAULT, names.CLUSTER, cluster)
 
-    async def remove(self, uuid: str) -> None:
-        """A user removes the machine from Omni."""
-        await self.admin.end("Teardown", names.DEFAULT, names.LINK, uuid)
+    async def compact(self) -> None:
+        """Let its etcd forget what happened so far (etcd: api/etcdserverpb/rpc.proto, KV.Range and KV.Compact)."""
+        header = last(read(await _call(ETCD, "/etcdserverpb.KV/Range", put(1, "/"))), 1, b"")
+        revision = last(read(header), 3, 0)
+        await _call(ETCD, "/etcdserverpb.KV/Compact", put(1, revision) + put(2, 1))
 
 
 @dataclass
@@ -167,15 +157,7 @@ class Member:
         (url,) = re.findall(r"apiUrl: (\S+)", self.configuration)
         if not self.unique_token:
             self.unique_token = json.dumps({"Fingerprint": self.uuid, "Token": secrets.token_hex(16)})
-        request = (
-            put(1, self.uuid)
-            + put(2, b64encode(secrets.token_bytes(32)))
-            + put(3, unquote(url.partition("jointoken=")[2]))
-            + put(4, self.unique_token)
-            + put(5, "v1.13.6")
-        )
-        answer = read(await _call(MACHINES, "/sidero.link.ProvisionService/Provision", request))
-        self.address = str(last(answer, 4, b""), "ascii").partition("/")[0]
+        self.address = await provision(self.uuid, join_token(url), self.unique_token, f"v{TALOS}")
 
     async def say(self, sequence: str, action: int, problem: str = "") -> None:
         """A SequenceEvent, from the machine's own address."""
@@ -184,6 +166,24 @@ class Member:
         await _ip("address", "replace", f"{self.address}/128", "dev", "lo", "nodad")
         async with _from(self.address, OMNI, EVENTS_PORT) as address:
             await _call(address, "/events.EventSinkService/Publish", put(1, data))
+
+
+def join_token(url: str) -> str:
+    """The one in the address that machines are told."""
+    return unquote(url.partition("jointoken=")[2])
+
+
+async def provision(uuid: str, token: str, unique_token: str = "", talos_version: str = "", key: bytes = b"") -> str:
+    """A machine's first call; gives its address in the tunnel. Without a version it is an old Talos."""
+    request = (
+        put(1, uuid)
+        + put(2, b64encode(key or secrets.token_bytes(32)))
+        + put(3, token)
+        + (put(4, unique_token) if unique_token else b"")
+        + (put(5, talos_version) if talos_version else b"")
+    )
+    answer = read(await _call(MACHINES, "/sidero.link.ProvisionService/Provision", request))
+    return str(last(answer, 4, b""), "ascii").partition("/")[0]
 
 
 async def _call(address: str, method: str, request: bytes) -> bytes:
@@ -218,74 +218,58 @@ async def _ip(*words: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[RealOmni]:
-    """Start it, with its surroundings, and stop it in order."""
+async def running(folder: Path, **flags: str | None) -> AsyncIterator[RealOmni]:
+    """Start it, with its surroundings, and stop it in order; `flags` in place of those here, None is none."""
     (folder / "omnictl").mkdir(parents=True)  # It serves the binaries in there, and does not start without.
     authority = Authority.open(folder / "tls", utc_now())
     key, certificate = authority.issue(["127.0.0.1"])
     (folder / "api.key").write_bytes(key)
     (folder / "api.crt").write_bytes(certificate)
     (folder / "etcd.asc").write_text(keys.generate("omni", "omni@example.com").armored)
+    given = {name.replace("_", "-"): value for name, value in flags.items()}
+    program = Program(folder, [f"--{name}={value}" for name, value in (_FLAGS | given).items() if value is not None])
     power = PowerApi()
     async with _surroundings(folder / "files", power):
-        with (folder / "omni.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                os.environ[VARIABLE], *_flags(), cwd=folder, stdout=log, stderr=log
+        try:
+            await program.start()
+            admin = Client(f"https://{API}", program.account(), folder / "tls" / "ca.pem")
+            yield RealOmni(folder, admin, power, program)
+            await admin.channel.close()
+        finally:
+            await program.kill()
+
+
+class Program:
+    """Its process, which may be killed and started again on what it left."""
+
+    def __init__(self, folder: Path, flags: Sequence[str]) -> None:
+        self._folder = folder
+        self._flags = flags
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, and wait until its API answers."""
+        with (self._folder / "omni.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                os.environ[VARIABLE], *self._flags, cwd=self._folder, stdout=log, stderr=log
             )
-            try:
-                account = await _account(process, folder)
-                admin = Client(f"https://{API}", account, folder / "tls" / "ca.pem")
-                yield RealOmni(folder, admin, power)
-                await admin.channel.close()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        async with asyncio.timeout(START_SECONDS):
+            while not (self._folder / "account").exists() or not await _answers(API):
+                if self._process.returncode is not None:
+                    lines = (self._folder / "omni.log").read_text(errors="replace").splitlines()
+                    raise AssertionError("\n".join(lines[-_LAST_LINES:]))
+                await asyncio.sleep(0.1)
 
+    async def kill(self) -> None:
+        """Let it have no last words."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
 
-def _flags() -> list[str]:
-    flags = {
-        "sqlite-storage-path": "sqlite.db",
-        "private-key-source": "file://etcd.asc",
-        "etcd-embedded-db-path": "etcd/",
-        "etcd-embedded-unsafe-fsync": "true",
-        "bind-addr": API,
-        "cert": "api.crt",
-        "key": "api.key",
-        "advertised-api-url": f"https://{API}",
-        "machine-api-bind-addr": MACHINES,
-        "machine-api-advertised-url": f"grpc://{MACHINES}",
-        "siderolink-wireguard-bind-addr": "127.0.0.1:50180",
-        "siderolink-wireguard-advertised-addr": "127.0.0.1:50180",
-        "event-sink-port": str(EVENTS_PORT),
-        "log-server-port": "18092",
-        "k8s-proxy-bind-addr": "127.0.0.1:18095",
-        "metrics-bind-addr": "127.0.0.1:18096",
-        "local-resource-server-enabled": "false",
-        "embedded-discovery-service-enabled": "false",
-        "workload-proxying-enabled": "false",
-        "create-initial-service-account": "true",
-        "initial-service-account-key-path": "account",
-        "auth-auth0-enabled": "true",
-        "auth-auth0-domain": "nobody.invalid",
-        "auth-auth0-client-id": "nobody",
-        "eula-accept-name": "test",
-        "eula-accept-email": "test@example.com",
-        "image-factory-address": f"http://{SURROUNDINGS}",
-        "kubernetes-registry": f"{SURROUNDINGS}/kubelet",
-    }
-    return [f"--{name}={value}" for name, value in flags.items()]
-
-
-async def _account(process: asyncio.subprocess.Process, folder: Path) -> str:
-    """The administrator's key, when its API answers."""
-    async with asyncio.timeout(START_SECONDS):
-        while not (folder / "account").exists() or not await _answers(API):
-            if process.returncode is not None:
-                lines = (folder / "omni.log").read_text(errors="replace").splitlines()
-                raise AssertionError("\n".join(lines[-_LAST_LINES:]))
-            await asyncio.sleep(0.1)
-    return (folder / "account").read_text().strip()
+    def account(self) -> str:
+        """The administrator's key."""
+        return (self._folder / "account").read_text().strip()
 
 
 async def _answers(address: str) -> bool:

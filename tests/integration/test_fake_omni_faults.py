@@ -19,7 +19,8 @@ from provider.lab.omni import names
 from provider.lab.omni.desk_client import DeskClient
 from provider.lab.omni.desk_http import FAULTS, VERBS, DeskHttp
 from provider.lab.omni.fake import Options
-from tests.integration.omni_client import MACHINE, Client, Site, made, refused, served
+from tests.integration.omni_client import MACHINE, Client, made, refused
+from tests.integration.omni_sites import FakeSite, served
 
 NAMESPACE = "infra-provider:bm"
 KIND = "Thing.bm.infraprovider.sidero.dev"
@@ -31,7 +32,7 @@ KIND = "Thing.bm.infraprovider.sidero.dev"
 def test_calls_are_refused_on_demand() -> None:
     """So many calls of one method, with the code that was asked for; others go on."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         here.omni.faults.refuse("Get", "RESOURCE_EXHAUSTED", 2)
         await here.bm.create(made(NAMESPACE, KIND, "a"))
         for _ in range(2):
@@ -48,7 +49,7 @@ def test_calls_are_refused_on_demand() -> None:
 def test_slow_calls() -> None:
     """Every call takes as long as it is told to."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         here.omni.faults.delay = 0.1
         began = time.monotonic()
         await here.bm.list(NAMESPACE, KIND)
@@ -60,7 +61,7 @@ def test_slow_calls() -> None:
 def test_somebody_is_faster() -> None:
     """A resource changes between a client's read and its write: a conflict, as often as asked for."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         await here.join()
         here.omni.faults.interfere(names.INFRA_MACHINE, MACHINE, 2)
         for _ in range(2):
@@ -74,7 +75,7 @@ def test_somebody_is_faster() -> None:
 def test_streams_are_reset() -> None:
     """Watches end with UNAVAILABLE; a new one resumes from the bookmark of the old one."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         watch = here.bm.watch(NAMESPACE, KIND, bootstrap_contents=True)
         await watch.response()
         (bootstrapped,) = await watch.response()
@@ -94,7 +95,7 @@ def test_streams_are_reset() -> None:
 def test_down_and_up_again() -> None:
     """Nobody listens, what was open breaks; then it is the same server again, with the same bookmarks."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         watch = here.bm.watch(NAMESPACE, KIND, bootstrap_contents=True)
         await watch.response()
         (bootstrapped,) = await watch.response()
@@ -116,7 +117,7 @@ def test_down_and_up_again() -> None:
 def test_connections_are_cut_and_stalled() -> None:
     """A cut one comes back by itself; a stalled one says nothing until its bytes are let go."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         await here.bm.list(NAMESPACE, KIND)
         watch = here.bm.watch(NAMESPACE, KIND)
         await watch.response()
@@ -138,7 +139,7 @@ def test_connections_are_cut_and_stalled() -> None:
 def test_tls_with_its_own_ca(tmp_path: Path) -> None:
     """With its CA the client gets through; without it, it does not."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         assert here.omni.endpoint.startswith("https://")
         assert len(await here.bm.list(names.INFRA, names.PROVIDER_STATUS)) == 1
         address = here.omni.endpoint.removeprefix("https://")
@@ -155,7 +156,7 @@ def test_tls_with_its_own_ca(tmp_path: Path) -> None:
 def test_the_log_has_what_was_written_in_order() -> None:
     """Writes and attempts, with who, what and how it ended; reads are not in it."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         await here.join()
         await here.bm.set_finalizers((await here.infra_machine())[0], ["ours"])
         with refused("PERMISSION_DENIED"):
@@ -181,7 +182,7 @@ def test_the_desk_over_http(tmp_path: Path) -> None:
     """Verbs, faults and views for other processes, with errors that say what was wrong."""
     socket = tmp_path / "desk.sock"
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         async with DeskClient(socket) as desk:
             assert await desk.do("create_provider", provider="two") is not None
             assert [each["id"] for each in await desk.list("providers")] == ["bm", "two"]
@@ -220,7 +221,7 @@ def test_the_desk_over_http(tmp_path: Path) -> None:
 def test_every_verb_is_a_method() -> None:
     """A name that nobody knows would be found by a user only."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         assert all(callable(getattr(here.omni.desk, verb)) for verb in VERBS)
         assert set(DeskHttp(here.omni.desk, here.omni.gate)._faults) == FAULTS
 
@@ -230,7 +231,7 @@ def test_every_verb_is_a_method() -> None:
 def test_stand_in_machines_speak_http() -> None:
     """Provision, events and what Omni sees, at the address that the join documents name."""
 
-    async def use(here: Site) -> None:
+    async def use(here: FakeSite) -> None:
         (provider,) = here.omni.desk.providers()
         join: Any = provider["join"]
         assert here.omni.machines_url.removeprefix("http://") in join["config"]["kernel_args"][0]
@@ -240,9 +241,9 @@ def test_stand_in_machines_speak_http() -> None:
                 async with http.post(path, json={"uuid": MACHINE, **body}) as answer:
                     return answer.status, await answer.json()
 
-            status, pending = await post("/provision", token=here.join_token())
+            status, pending = await post("/provision", token=await here.join_token())
             assert (status, pending["pending"]) == (200, True)
-            joined = await post("/provision", token=here.join_token(), unique_token=pending["unique_token"])
+            joined = await post("/provision", token=await here.join_token(), unique_token=pending["unique_token"])
             assert joined == (200, {"pending": False, "unique_token": "", "conflict": False})
             assert (await post("/provision", token="wrong"))[0] == 409
             assert (await post("/event", sequence="boot", action="START"))[0] == 404
@@ -268,7 +269,7 @@ async def start(folder: Path, *arguments: str) -> tuple[asyncio.subprocess.Proce
 
 
 def test_a_killed_fake_knows_what_it_knew(tmp_path: Path) -> None:
-    """After SIGKILL all is as it was, but health and bookmarks; what it was about to do, it does."""
+    """After SIGKILL all is as it was, but health; what it was about to do, it does."""
 
     async def main() -> None:
         process, where = await start(tmp_path)
@@ -293,10 +294,12 @@ def test_a_killed_fake_knows_what_it_knew(tmp_path: Path) -> None:
         assert (await bm.get(names.INFRA, names.PROVIDER_STATUS, "bm")).metadata.version == "1"
         with refused("NOT_FOUND"):
             await bm.get(names.INFRA_EPHEMERAL, names.HEALTH_STATUS, "bm")
-        with refused("FAILED_PRECONDITION", "invalid watch bookmark"):
-            await bm.watch(NAMESPACE, KIND, start_from_bookmark=noop.bookmark).call.read()
+        again = bm.watch(NAMESPACE, KIND, start_from_bookmark=noop.bookmark)
+        await again.response()
+        await bm.create(made(NAMESPACE, KIND, "b"))
+        assert await again.events(1) == ["CREATED b"]
         async with DeskClient(tmp_path / "desk.sock") as desk:
-            assert len(await desk.list("log")) == 3
+            assert len(await desk.list("log")) == 4
         await bm.channel.close()
         process.terminate()
         assert await process.wait() == 0

@@ -84,12 +84,9 @@ class Desk:
         self._accounts.suspended = suspended
 
     async def remove_provider(self, provider: str) -> None:
-        """Tear a provider down; its links go with it, and it goes when they are gone."""
+        """Tear a provider down; Omni destroys it, and its links go with it."""
         self.state.teardown(names.INFRA, names.PROVIDER, provider)
         await self._life.settled()
-        current = self.state.find(names.INFRA, names.PROVIDER, provider)
-        if current is not None and not current.finalizers:
-            self.state.destroy(names.INFRA, names.PROVIDER, provider)
 
     async def rotate_join_token(self, provider: str) -> None:
         """Give a provider's machines another join token: old ones can no longer join with theirs."""

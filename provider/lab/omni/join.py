@@ -200,8 +200,11 @@ class Joins:
             return {} if hmac.compare_digest(text.encode(), self._common_token().encode()) else None
         try:
             body = json.loads(base64.b64decode(encoded, validate=True))
-            extra, signature = dict(body["extra_data"]), base64.b64decode(body["signature"], validate=True)
-        except (binascii.Error, ValueError, KeyError, TypeError) as error:
+            extra, signature = (
+                dict(body.get("extra_data", {})),
+                base64.b64decode(body.get("signature", ""), validate=True),
+            )
+        except (binascii.Error, ValueError, AttributeError, TypeError) as error:
             raise CallError(grpc.StatusCode.PERMISSION_DENIED, f"invalid join token {error}") from error
         plain = self._plain_token(version, extra.get(names.PROVIDER_LABEL, ""))
         return extra if plain is not None and hmac.compare_digest(_sign(plain, extra), signature) else None

@@ -66,9 +66,9 @@ class Certificate:
             self._cert = sequoia.Cert.from_bytes(armored)
             packets = list(sequoia.packet.PacketPile.from_bytes(armored))
         except Exception as error:
-            raise ValueError("failed to read the key: it is not OpenPGP") from error
+            raise ValueError("gopenpgp: error in reading key ring: it is not OpenPGP") from error
         if any(packet.tag in (sequoia.packet.Tag.SecretKey, sequoia.packet.Tag.SecretSubkey) for packet in packets):
-            raise ValueError("the key contains secret key material, a public one is expected")
+            raise ValueError("PGP key contains private key")
         self.fingerprint: str = self._cert.fingerprint
         self.created: datetime = packets[0].key_created
         self.expires: datetime | None = self._cert.expiration

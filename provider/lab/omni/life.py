@@ -136,8 +136,7 @@ class Life:
         account = f"{names.PRIVATE_PREFIX}{provider.id}"
         if self._accounts.exists(account):
             self._accounts.destroy(account)
-        links = self._links(provider.id)
-        for link in links:
+        for link in self._links(provider.id):
             self._state.teardown(names.DEFAULT, names.LINK, link.id, link.owner)
         gone = [
             self._remove(names.INFRA, names.PROVIDER_STATUS, provider.id),
@@ -149,12 +148,16 @@ class Life:
             for status in self._state.list(names.INFRA, names.INFRA_MACHINE_STATUS)
             if status.labels.get(names.PROVIDER_LABEL) == provider.id
         ]
-        if all(gone) and not links:
+        if all(gone):
             self._release(provider, names.CLEANUP_OWNER)
+            self._remove(names.INFRA, names.PROVIDER, provider.id)
 
     # --- machines ----------------------------------------------------------------------------------------------------
 
     def _machine(self, identity: str) -> None:
+        for kind in (names.USER_CONFIG, names.USER_BMC_CONFIG):  # What users tear down, Omni destroys.
+            if (wish := self._state.find(names.DEFAULT, kind, identity)) is not None and wish.tearing_down:
+                self._remove(names.DEFAULT, kind, identity)
         link = self._state.find(names.DEFAULT, names.LINK, identity)
         if link is None or link.tearing_down:
             self._remove_machine(identity, link)

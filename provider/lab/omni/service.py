@@ -20,10 +20,11 @@ from provider.lab.omni import access, protos, queries, resources
 from provider.lab.omni.access import Access
 from provider.lab.omni.accounts import Caller
 from provider.lab.omni.faults import Faults
+from provider.lab.omni.history import Event, Watch
 from provider.lab.omni.protos import Message
 from provider.lab.omni.resources import CallError, Resource
 from provider.lab.omni.signatures import Signatures
-from provider.lab.omni.state import Event, State, Watch
+from provider.lab.omni.state import State
 from provider.lab.omni.storage import Storage
 
 SERVICE = "cosi.resource.State"

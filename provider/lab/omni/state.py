@@ -1,118 +1,26 @@
 """
-The COSI state: resources by namespace, type and id, with versions, owners, phases, finalizers, and the history that watches read.
+The COSI state: resources by namespace, type and id, with versions, owners, phases and finalizers.
 
-It follows the runtime's in-memory implementation. Each kind (namespace and type) has a history of its own, of bounded length; a
-bookmark is 8 random bytes of this process and a position in that history, so it ends with the process, or with age.
-Who may do what is not decided here: see `access`.
+It follows what Omni has below it: etcd, save for the namespaces that are in memory. What happened is kept by `history`. Who may
+do what is not decided here: see `access`.
 """
 
 from __future__ import annotations
 
 import secrets
-import struct
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Literal
 
 import grpc
 
-from provider.kit.signal import Signal
 from provider.lab.omni import names
+from provider.lab.omni.history import Collection, EtcdCollection, Event, Revisions, Watch, narrowed
 from provider.lab.omni.queries import Match
 from provider.lab.omni.resources import RUNNING, TEARING_DOWN, UNDEFINED, CallError, Resource
 from provider.lab.omni.storage import Storage
 
-EventKind = Literal["CREATED", "UPDATED", "DESTROYED", "BOOTSTRAPPED", "ERRORED", "NOOP"]
 Listener = Callable[[Resource], None]
-
-_GAP_SHARE = 20
-"""One part in so many of a history is kept between its end and the oldest bookmark that is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a watch tells; `resource` is a tombstone without a spec where there is none to show."""
-
-    kind: EventKind
-    resource: Resource | None
-    old: Resource | None = None
-    error: str = ""
-    bookmark: bytes = b""
-
-
-class Collection:
-    """All resources of one kind, and the last `capacity` events."""
-
-    def __init__(self, namespace: str, kind: str, capacity: int, cookie: bytes) -> None:
-        self.namespace = namespace
-        self.kind = kind
-        self.items: dict[str, Resource] = {}
-        self.events: deque[Event] = deque(maxlen=capacity)
-        self.capacity = capacity
-        self.written = 0
-        self.rang = Signal()
-        self._cookie = cookie
-
-    def publish(self, kind: EventKind, resource: Resource, old: Resource | None = None) -> None:
-        """Append an event and wake the watches."""
-        self.events.append(Event(kind, resource, old, bookmark=self.bookmark(self.written)))
-        self.written += 1
-        self.rang.ring()
-
-    def bookmark(self, position: int) -> bytes:
-        """Of the event at a position; -1 is before the first."""
-        return self._cookie + struct.pack(">q", position)
-
-    def after(self, bookmark: bytes, lowest: int) -> int:
-        """
-        The position that follows a bookmark.
-
-        Raises:
-            CallError: FAILED_PRECONDITION, if it is not one of this process, too old, or of the future.
-        """
-        if len(bookmark) == 16 and bookmark.startswith(self._cookie):
-            (position,) = struct.unpack(">q", bookmark[8:])
-            oldest = self.written - self.capacity + self.capacity // _GAP_SHARE
-            if max(oldest, lowest) <= position < self.written:
-                return int(position) + 1
-        raise CallError(grpc.StatusCode.FAILED_PRECONDITION, "invalid watch bookmark")
-
-    def since(self, position: int) -> list[Event]:
-        """Events from a position on; one ERRORED event if the history no longer reaches back so far."""
-        if self.written - position > self.capacity:
-            where = f'namespace "{self.namespace}" type "{self.kind}"'
-            where += f", write pos {self.written}, pos {position}, capacity {self.capacity}"
-            return [Event("ERRORED", None, error=f"buffer overrun: {where}")]
-        return list(islice(self.events, len(self.events) - (self.written - position), None))
-
-    def tombstone(self, identity: str = "") -> Resource:
-        """What stands for a resource that is not there."""
-        return Resource(self.namespace, self.kind, identity)
-
-
-class Watch:
-    """Events of one kind, or of one resource of it; `first` is there at once, `next` waits for more."""
-
-    def __init__(
-        self, collection: Collection, position: int, first: list[Event], narrow: Callable[[Event], Event | None]
-    ):
-        self.first = first
-        self._collection = collection
-        self._position = position
-        self._narrow = narrow
-
-    async def next(self) -> list[Event]:
-        """The next events, at least one; after an ERRORED one there are no more."""
-        while True:
-            while self._position == self._collection.written:
-                await self._collection.rang.ticket().wait()
-            events = self._collection.since(self._position)
-            self._position = self._collection.written
-            if found := [event for each in events if (event := self._narrow(each)) is not None]:
-                return found
 
 
 class State:
@@ -123,20 +31,24 @@ class State:
         self._history = history
         self._now = now
         self._cookie = secrets.token_bytes(8)
+        self._revisions = Revisions(storage.revision())
         self._collections: dict[tuple[str, str], Collection] = {}
         self.listeners: list[Listener] = []
         """Called after each change with the resource, or with its last state when it is gone."""
         for resource in storage.load():
-            collection = self.collection(resource.namespace, resource.type)
-            collection.items[resource.id] = resource
-            collection.publish("CREATED", resource)
+            self.collection(resource.namespace, resource.type).items[resource.id] = resource
 
     def collection(self, namespace: str, kind: str) -> Collection:
         """The collection of a kind; empty if nobody wrote one."""
         key = (namespace, kind)
         if key not in self._collections:
-            self._collections[key] = Collection(namespace, kind, self._history, self._cookie)
+            self._collections[key] = self._empty(namespace, kind)
         return self._collections[key]
+
+    def _empty(self, namespace: str, kind: str) -> Collection:
+        if namespace in names.IN_MEMORY:
+            return Collection(namespace, kind, self._history, self._cookie)
+        return EtcdCollection(namespace, kind, self._history, self._revisions)
 
     def find(self, namespace: str, kind: str, identity: str) -> Resource | None:
         """The resource, or None."""
@@ -151,7 +63,7 @@ class State:
         """
         found = self.find(namespace, kind, identity)
         if found is None:
-            raise _missing(Resource(namespace, kind, identity))
+            raise _missing(self.collection(namespace, kind), Resource(namespace, kind, identity), "get")
         return found
 
     def list(self, namespace: str, kind: str, match: Match | None = None) -> list[Resource]:
@@ -167,14 +79,16 @@ class State:
             CallError: ALREADY_EXISTS, or UNKNOWN if it names another owner.
         """
         collection = self.collection(resource.namespace, resource.type)
-        _check_owner_field(resource, owner)
+        where = f'failed to set owner on create "{resource}": ' if isinstance(collection, EtcdCollection) else ""
+        _check_owner_field(resource, owner, where)
         if resource.id in collection.items:
-            raise CallError(grpc.StatusCode.ALREADY_EXISTS, f"resource {replace(resource, version=0)} already exists")
+            text = f"resource {replace(resource, version=0)} already exists"
+            raise CallError(grpc.StatusCode.ALREADY_EXISTS, _said(collection, "create") + text)
         now = self._now()
         made = replace(resource, version=1, owner=owner, created=now, updated=resource.updated or now)
         collection.items[made.id] = made
-        self._store(made)
         collection.publish("CREATED", made)
+        self._store(made)
         self._tell(made)
         return made
 
@@ -184,23 +98,28 @@ class State:
 
         Raises:
             CallError: NOT_FOUND; PERMISSION_DENIED for another owner; FAILED_PRECONDITION for another version;
-                INVALID_ARGUMENT for another phase. They are checked in this order.
+                INVALID_ARGUMENT for another phase. Of owner and version the first is checked first in memory, and last in etcd.
         """
         collection = self.collection(resource.namespace, resource.type)
         current = collection.items.get(resource.id)
         if current is None:
-            raise _missing(resource)
-        _check_owner(current, owner)
-        _check_owner_field(resource, owner)
-        if current.version != resource.version:
-            text = f'expected version "{resource.version or UNDEFINED}", actual version "{current.version}"'
-            raise CallError(grpc.StatusCode.FAILED_PRECONDITION, f"resource {current} update conflict: {text}")
+            raise _missing(collection, resource, "update")
+        if isinstance(collection, EtcdCollection):
+            _check_version(collection, current, resource)
+            _check_owner(collection, current, owner)
+            owner = resource.owner  # It is not compared: whoever leaves it out gives the resource up.
+        else:
+            _check_owner(collection, current, owner)
+            _check_owner_field(resource, owner)
+            _check_version(collection, current, resource)
         if expected_phase is not None and current.phase != expected_phase:
-            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, f"resource {current} is not in phase {expected_phase}")
-        made = replace(resource, version=current.version + 1, owner=owner, created=current.created, updated=self._now())
+            text = f"resource {current} is not in phase {expected_phase}"
+            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, _said(collection, "update") + text)
+        version, now = current.version + 1, self._now()
+        made = replace(resource, version=version, owner=owner, created=current.created, updated=now)
         collection.items[made.id] = made
-        self._store(made)
         collection.publish("UPDATED", made, current)
+        self._store(made)
         self._tell(made)
         return made
 
@@ -212,15 +131,15 @@ class State:
             CallError: NOT_FOUND; PERMISSION_DENIED for another owner; FAILED_PRECONDITION while it has finalizers.
         """
         current = self.get(namespace, kind, identity)
-        _check_owner(current, owner)
-        if current.finalizers:
-            text = f"resource {current} has pending finalizers [{' '.join(current.finalizers)}]"
-            raise CallError(grpc.StatusCode.FAILED_PRECONDITION, text)
         collection = self.collection(namespace, kind)
+        _check_owner(collection, current, owner, "destroy")
+        if current.finalizers:
+            text = f"resource {current} has pending finalizers &[{' '.join(current.finalizers)}]"
+            raise CallError(grpc.StatusCode.FAILED_PRECONDITION, _said(collection, "destroy") + text)
         del collection.items[identity]
-        if namespace not in names.IN_MEMORY:
-            self._storage.drop(current)
         collection.publish("DESTROYED", current)
+        if namespace not in names.IN_MEMORY:
+            self._storage.drop(current, self._revisions.last)
         self._tell(current)
 
     def teardown(self, namespace: str, kind: str, identity: str, owner: str = "") -> bool:
@@ -272,24 +191,26 @@ class State:
         Raises:
             CallError: FAILED_PRECONDITION for a bookmark that is no good, UNKNOWN for options that exclude each other.
         """
+        collection = self.collection(namespace, kind)
+        _check_start(collection, "watchKind", tail, bookmark)
         if bootstrap and (tail or bookmark is not None):
             text = "cannot use BootstrapContents with TailEvents and StartFromBookmark options"
+            if isinstance(collection, EtcdCollection):
+                text = "failed to watchKind: operation startFromBookmark and bootstrapContents is not supported"
             raise CallError(grpc.StatusCode.UNKNOWN, text)
-        _check_start(tail, bookmark)
-        collection = self.collection(namespace, kind)
         position = collection.written
         if bookmark is not None:
-            position = collection.after(bookmark, lowest=-1)
+            position = collection.after(bookmark)
         elif tail:
-            position = max(position - min(tail, len(collection.events)), 0)
-        here = collection.bookmark(position - 1)
+            position = collection.tail(tail, None)
+        here = collection.now()
         first: list[Event] = []
         if bootstrap:
             first += [Event("CREATED", resource) for resource in self.list(namespace, kind, match)]
             first.append(Event("BOOTSTRAPPED", collection.tombstone(), bookmark=here))
         if bootstrap_bookmark:
             first.append(Event("NOOP", collection.tombstone(), bookmark=here))
-        return Watch(collection, position, first, lambda event: _narrowed(event, match))
+        return Watch(collection, position, first, lambda event: narrowed(event, match), bookmark)
 
     def watch(self, namespace: str, kind: str, identity: str, *, bookmark: bytes | None = None, tail: int = 0) -> Watch:
         """
@@ -298,27 +219,31 @@ class State:
         Raises:
             CallError: As `watch_kind` does.
         """
-        _check_start(tail, bookmark)
         collection = self.collection(namespace, kind)
+        _check_start(collection, "watch", tail, bookmark)
         position = collection.written
         first: list[Event] = []
         if bookmark is not None:
-            position = collection.after(bookmark, lowest=0)
+            position = collection.after(bookmark)
         elif tail:
-            position = _tail_of(collection, identity, tail)
-        elif identity in collection.items:
-            first = [Event("CREATED", collection.items[identity])]
+            position = collection.tail(tail, identity)
         else:
-            first = [Event("DESTROYED", collection.tombstone(identity))]
+            first = [collection.first(identity)]
 
         def narrow(event: Event) -> Event | None:
             return event if event.resource is None or event.resource.id == identity else None
 
-        return Watch(collection, position, first, narrow)
+        return Watch(collection, position, first, narrow, bookmark)
+
+    def compact(self) -> None:
+        """Forget what happened so far, as etcd does every few hours: older bookmarks are worth nothing any more."""
+        for collection in self._collections.values():
+            if isinstance(collection, EtcdCollection):
+                collection.compact()
 
     def _store(self, resource: Resource) -> None:
         if resource.namespace not in names.IN_MEMORY:
-            self._storage.put(resource)
+            self._storage.put(resource, self._revisions.last)
 
     def _tell(self, resource: Resource) -> None:
         for listener in self.listeners:
@@ -330,45 +255,35 @@ def utc_clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _tail_of(collection: Collection, identity: str, tail: int) -> int:
-    position = collection.written
-    for event in reversed(collection.events):
-        if tail == 0:
-            break
-        tail -= event.resource is not None and event.resource.id == identity
-        position -= 1
-    return position
+def _said(collection: Collection, verb: str) -> str:
+    return collection.failed.format(verb=verb)
 
 
-def _narrowed(event: Event, match: Match) -> Event | None:
-    """The event as a selection sees it: what moves in is CREATED, what moves out is DESTROYED."""
-    if event.resource is None:
-        return event
-    now = match(event.resource)
-    if event.old is None:
-        return event if now else None
-    before = match(event.old)
-    if before and now:
-        return event
-    if before or now:
-        return replace(event, kind="CREATED" if now else "DESTROYED", old=None)
-    return None
+def _missing(collection: Collection, resource: Resource, verb: str) -> CallError:
+    return CallError(grpc.StatusCode.NOT_FOUND, f"{_said(collection, verb)}resource {resource} doesn't exist")
 
 
-def _missing(resource: Resource) -> CallError:
-    return CallError(grpc.StatusCode.NOT_FOUND, f"resource {resource} doesn't exist")
-
-
-def _check_owner(current: Resource, owner: str) -> None:
+def _check_owner(collection: Collection, current: Resource, owner: str, verb: str = "update") -> None:
     if current.owner != owner:
-        raise CallError(grpc.StatusCode.PERMISSION_DENIED, f'resource {current} is owned by "{current.owner}"')
+        text = f'{_said(collection, verb)}resource {current} is owned by "{current.owner}"'
+        raise CallError(grpc.StatusCode.PERMISSION_DENIED, text)
 
 
-def _check_owner_field(resource: Resource, owner: str) -> None:
+def _check_version(collection: Collection, current: Resource, resource: Resource) -> None:
+    if current.version != resource.version:
+        text = f'expected version "{resource.version or UNDEFINED}", actual version "{current.version}"'
+        text = f"{_said(collection, 'update')}resource {current} update conflict: {text}"
+        raise CallError(grpc.StatusCode.FAILED_PRECONDITION, text)
+
+
+def _check_owner_field(resource: Resource, owner: str, where: str = "") -> None:
     if resource.owner not in ("", owner):
-        raise CallError(grpc.StatusCode.UNKNOWN, f'owner is already set to "{resource.owner}"')
+        raise CallError(grpc.StatusCode.UNKNOWN, f'{where}owner is already set to "{resource.owner}"')
 
 
-def _check_start(tail: int, bookmark: bytes | None) -> None:
+def _check_start(collection: Collection, verb: str, tail: int, bookmark: bytes | None) -> None:
+    if tail and isinstance(collection, EtcdCollection):
+        text = f"{_said(collection, verb)}operation tailEvents is not supported"
+        raise CallError(grpc.StatusCode.UNKNOWN, text)
     if tail and bookmark is not None:
         raise CallError(grpc.StatusCode.UNKNOWN, "cannot use both TailEvents and StartFromBookmark options")

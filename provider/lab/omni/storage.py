@@ -41,20 +41,26 @@ class Storage:
         for (content,) in self._db.execute("SELECT content FROM resource ORDER BY namespace, type, id"):
             yield resources.parse(kind.FromString(content))
 
-    def put(self, resource: Resource) -> None:
+    def revision(self) -> int:
+        """How much was ever written, as `put` and `drop` were told."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def put(self, resource: Resource, revision: int) -> None:
         """Keep it."""
         content = resources.to_message(resource).SerializeToString()
         self._db.execute(
             "INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?)",
             (resource.namespace, resource.type, resource.id, content),
         )
+        self._db.execute(f"PRAGMA user_version = {revision}")
 
-    def drop(self, resource: Resource) -> None:
+    def drop(self, resource: Resource, revision: int) -> None:
         """Forget it."""
         self._db.execute(
             "DELETE FROM resource WHERE namespace = ? AND type = ? AND id = ?",
             (resource.namespace, resource.type, resource.id),
         )
+        self._db.execute(f"PRAGMA user_version = {revision}")
 
     def write_log(self, entry: JsonObject) -> None:
         """Append to the log."""
