@@ -78,6 +78,10 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+LONGEST_LABEL, MOST_LABELS = 250, 200
+"""What Omni takes in any case: 1,024 bytes of a name, 256 labels with those of ours (omni: validations/metadata.go)."""
+
+
 class ProviderSettings(Model):
     """Who this provider is."""
 
@@ -649,13 +653,22 @@ class Settings(Model):
     def _omnis_own_stays_omnis(self) -> Settings:
         if not isinstance(self.manager, OmniManager):
             return self
-        for label in self.provider.labels:
+        for label, value in self.provider.labels.items():
             if label.startswith(siderolink.LABEL_PREFIX):
                 raise ValueError(f"provider.labels: {label} is Omni's to give: labels of yours do not begin so")
             if not _SELECTABLE.fullmatch(label):
                 raise ValueError(
                     f"provider.labels: {label!r} cannot be selected by a machine class: use letters, digits and . _ - /"
                 )
+            if not label or not f"{label}{value}".isprintable() or len(f"{label}{value}") > LONGEST_LABEL:
+                raise ValueError(
+                    f"provider.labels: Omni takes no label {label[:80]!r}: {value[:80]!r}: name it, without control characters, "
+                    f"in at most {LONGEST_LABEL} characters together"
+                )
+        if len(self.provider.labels) > MOST_LABELS:
+            raise ValueError(
+                f"provider.labels: {len(self.provider.labels)} are more than Omni takes: {MOST_LABELS} of yours"
+            )
         if talos.PROFILE in self.profiles:
             raise ValueError(
                 f"profiles: with Omni, {talos.PROFILE} is what allocated machines boot: choose another name"
