@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from provider.domain.errors import PermanentError
 from provider.kit import logs
 from provider.kit.clock import utc_now
 from provider.kit.jsontypes import JsonObject
-from provider.manager.omni import adoption
+from provider.manager.omni import adoption, server_clock
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.planning.adoption import summary
@@ -112,9 +113,10 @@ async def take_over(
         sealer = Sealer.open(folder / "secret.key")
         store = MachineStore(opened, policy, utc_now)
         desk = AdoptionDesk(store, BmcStore(opened, sealer), KeepsakeStore(opened, sealer), sealer)
-        channel = open_channel(Endpoint.parse(account.endpoint), account.ca_file)
+        endpoint = Endpoint.parse(account.endpoint)
+        channel = open_channel(endpoint, account.ca_file)
         try:
-            state = State(channel, credentials, utc_now)
+            state = State(channel, credentials, utc_now, partial(server_clock.ask, endpoint.page, account.ca_file))
             return await adoption.adopt(state, credentials.account.provider_id, desk, utc_now, rehearses=rehearses)
         finally:
             await channel.close()

@@ -120,7 +120,7 @@ class FakeOmni:
         opened.callback(controllers.cancel)
         await _serve(opened, self.factory.application(), factory)
         await _serve(opened, MachinePort(self.desk).application(), machines)
-        self.gate = Gate(*options.listen, server_port=await self._serve_grpc(opened))
+        self.gate = Gate(*options.listen, server_port=await self._serve_grpc(opened), now=self.faults.now)
         await self.gate.open()
         opened.push_async_callback(self.gate.close)
         if options.desk is not None:

@@ -1,26 +1,32 @@
 """
 A door for connections in front of the gRPC server: what goes wrong in networks goes wrong here, and the server behind stays.
 
-Bytes go through unchanged in both directions, TLS or not.
+Bytes go through unchanged in both directions, TLS or not. Omni's web page on the same port is here, as far as its date goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from email.utils import format_datetime
 
 _PIECE = 64 * 1024  # bytes
+
+_PAGE_ASKED = (b"HEAD /", b"GET /")
+_PAGE = "HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Gate:
     """Accepts connections on one address and joins each to one of the server's."""
 
-    def __init__(self, host: str, port: int, server_port: int) -> None:
+    def __init__(self, host: str, port: int, server_port: int, now: Callable[[], datetime]) -> None:
         self.host = host
         self.port = port
         """As asked for; 0 becomes the real one at `open`."""
         self._server_port = server_port
+        self._now = now
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
@@ -56,8 +62,17 @@ class Gate:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             async with self._kept(writer):
+                first = await reader.read(_PIECE)
+                if first.startswith(_PAGE_ASKED):
+                    writer.write(_PAGE.format(date=format_datetime(self._now(), usegmt=True)).encode())
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+                    return
                 back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
                 async with self._kept(back_writer), asyncio.TaskGroup() as group:
+                    await self._open.wait()
+                    back_writer.write(first)
                     group.create_task(self._pump(reader, back_writer), name="gate inwards")
                     group.create_task(self._pump(back_reader, writer), name="gate outwards")
 

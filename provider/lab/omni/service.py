@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from email.utils import format_datetime
 from typing import Any
 
 import grpc
@@ -88,8 +87,6 @@ class Calls:
         return _handler(grpc.unary_stream_rpc_method_handler, call, request)
 
     async def _admit(self, path: str, context: Any) -> Caller:
-        # Omni's gRPC is served by net/http, which adds the header to every answer; here it stands behind the message.
-        context.set_trailing_metadata((("date", format_datetime(self._faults.now(), usegmt=True)),))
         await self._faults.before_call(_last(path))
         return self._signatures.caller(path, context.invocation_metadata())
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 
 import grpc
 
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, RefusedError, TemporaryError
+from provider.manager.omni import server_clock
 
 CLOCK_LIMIT = timedelta(minutes=5)
 """Omni takes a signature for good within five minutes of its own clock."""
@@ -50,7 +50,7 @@ class Failure:
     text: str
     now: datetime
     server_date: datetime | None = None
-    """The server's clock, from the `date` header of its answer."""
+    """The server's clock."""
     key_expires_at: datetime | None = None
     key_created_at: datetime | None = None
 
@@ -83,15 +83,9 @@ def explain(failure: Failure) -> BootwrightError:
 
 
 def server_date(metadata: Iterable[tuple[str, str | bytes]] | None) -> datetime | None:
-    """The `date` header (RFC 9110 section 6.6.1) among gRPC metadata; None if there is none that can be read."""
-    for key, value in metadata or ():
-        if key == "date" and isinstance(value, str):
-            try:
-                date = parsedate_to_datetime(value)
-            except ValueError:
-                return None
-            return date if date.tzinfo else date.replace(tzinfo=UTC)
-    return None
+    """The `date` header among gRPC metadata, which a proxy before Omni may add; None if there is none that can be read."""
+    found = [value for key, value in metadata or () if key == "date" and isinstance(value, str)]
+    return server_clock.parse(found[0]) if found else None
 
 
 def _unauthenticated(failure: Failure) -> CredentialsError:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from provider.domain.errors import BootwrightError, MalformedPacketError
 from provider.domain.secret import Secret
 from provider.kit import backoff
 from provider.kit.jsontypes import JsonObject
-from provider.manager.omni import presence
+from provider.manager.omni import presence, server_clock
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.errands import Errands
 from provider.manager.omni.errors import BookmarkError
@@ -139,7 +140,8 @@ class OmniLink:
         """One connection, from dialling to its end, which is always an error."""
         channel = open_channel(self._endpoint, self._ca_file)
         try:
-            state = State(channel, self._credentials, self._clock)
+            server_clock_now = partial(server_clock.ask, self._endpoint.page, self._ca_file)
+            state = State(channel, self._credentials, self._clock, server_clock_now)
             heartbeat = Heartbeat(state, self._us, self._credentials, self._clock, self._problem)
             await presence.find_place(state, self._us, self._clock())
             await heartbeat.first()

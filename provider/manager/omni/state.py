@@ -4,7 +4,7 @@ One Omni's state service: each method is one signed call with a deadline, and it
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,6 +48,11 @@ class Endpoint:
 
     target: str
     tls: bool
+
+    @property
+    def page(self) -> str:
+        """The URL of its web page."""
+        return f"{'https' if self.tls else 'http'}://{self.target}/"
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
@@ -98,10 +103,18 @@ def open_channel(endpoint: Endpoint, ca_file: Path | None) -> grpc.aio.Channel:
 class State:
     """The calls. All raise the errors of `errors.explain`."""
 
-    def __init__(self, channel: grpc.aio.Channel, credentials: Credentials, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        credentials: Credentials,
+        clock: Callable[[], datetime],
+        server_clock: Callable[[], Awaitable[datetime | None]],
+    ) -> None:
+        """`server_clock` says what time it is at Omni; it is asked when Omni does not take a signature."""
         self._channel = channel
         self._credentials = credentials
         self._clock = clock
+        self._server_clock = server_clock
 
     async def get(self, kind: Kind[S], id: str) -> Resource | None:  # noqa: A002 - the field's word
         """One resource, or None."""
@@ -200,7 +213,7 @@ class State:
         try:
             raw = await call(protobuf.encode(request), metadata=self._signed(method.name), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise self._explained(method.name, error) from error
+            raise await self._explained(method.name, error) from error
         return protobuf.decode(method.answer, raw)
 
     async def _stream(
@@ -212,15 +225,17 @@ class State:
             async for raw in stream:
                 yield protobuf.decode(method.answer, raw)
         except grpc.aio.AioRpcError as error:
-            raise self._explained(method.name, error) from error
+            raise await self._explained(method.name, error) from error
         finally:
             stream.cancel()
 
     def _signed(self, method: str) -> tuple[tuple[str, str], ...]:
         return self._credentials.headers(method, self._clock())
 
-    def _explained(self, method: str, error: grpc.aio.AioRpcError) -> BootwrightError:
+    async def _explained(self, method: str, error: grpc.aio.AioRpcError) -> BootwrightError:
         date = errors.server_date(error.initial_metadata()) or errors.server_date(error.trailing_metadata())
+        if date is None and error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            date = await self._server_clock()
         return errors.explain(
             Failure(
                 method,
