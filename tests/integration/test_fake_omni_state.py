@@ -166,8 +166,9 @@ def test_a_call_has_its_limit(omni: Omni) -> None:
 
     async def use(here: Site) -> None:
         await here.bm.create(here.thing("a", bytes(3 << 20)))
-        with refused("RESOURCE_EXHAUSTED"):
-            await here.bm.create(here.thing("b", bytes(32 << 20)))
+        if not isinstance(here, FakeSite):  # There it is the library's, and takes two seconds.
+            with refused("RESOURCE_EXHAUSTED"):
+                await here.bm.create(here.thing("b", bytes(32 << 20)))
 
     omni.served(use)
 

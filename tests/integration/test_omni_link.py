@@ -20,6 +20,7 @@ from provider.kit.clock import utc_now
 from provider.lab.omni import names, resources
 from provider.lab.omni.fake import Options
 from provider.lab.omni.join import JoinRequest
+from provider.manager.omni import link as omni_link
 from provider.manager.omni import presence
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.link import OmniLink
@@ -143,6 +144,23 @@ def test_bookmark_that_is_too_old(tmp_path: Path) -> None:
             await until(lambda: is_wanted(rig.side, lambda wanted: wanted.agent_arguments == ("quiet=29",)))
 
     rigged(tmp_path, use, Options(history=10))
+
+
+def test_backup_of_omni_that_was_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our bookmarks are of a future that Omni no longer knows: it takes them, and we are blind to all that it wants."""
+
+    async def use(rig: Rig) -> None:
+        monkeypatch.setattr(omni_link, "RESUME_SECONDS", 0.0)
+        async with rig.link() as link:
+            await is_ready(rig)
+            await rig.omni.gate.close()
+            await until(lambda: not link.status()["connected"])
+            rig.omni.state.count_anew()
+            await rig.omni.desk.set_arguments(MACHINE, "quiet")
+            await rig.omni.gate.open()
+            await until(lambda: is_wanted(rig.side, lambda wanted: wanted.agent_arguments == ("quiet",)))
+
+    rigged(tmp_path, use)
 
 
 def test_somebody_else_is_faster(tmp_path: Path) -> None:

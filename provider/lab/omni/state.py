@@ -241,6 +241,11 @@ class State:
             if isinstance(collection, EtcdCollection):
                 collection.compact()
 
+    def count_anew(self) -> None:
+        """Count writes as if there had been none, like an etcd that a backup was restored to; what there is stays."""
+        self._revisions.last = 0
+        self.compact()
+
     def _store(self, resource: Resource) -> None:
         if resource.namespace not in names.IN_MEMORY:
             self._storage.put(resource, self._revisions.last)

@@ -46,6 +46,12 @@ LONGEST_PAUSE = timedelta(minutes=1)
 RESTART_SECONDS = 1.0
 """Before a watch that the server gave up begins anew."""
 
+RESUME_SECONDS = 10.0
+"""
+After a connection that long ago nothing is resumed, but everything read anew. A backup of Omni that was restored knows less than
+our bookmarks: it would take them, and tell us nothing until as much has happened again.
+"""
+
 BMC_HANDS = 4
 
 
@@ -99,6 +105,7 @@ class OmniLink:
         self._connected = False
         self._last_error = ""
         self._failures = 0
+        self._resumable_until = 0.0
 
     def status(self) -> JsonObject:
         """For `bootwright status`."""
@@ -130,6 +137,8 @@ class OmniLink:
         except* Exception as errors:
             log.exception("omni.link_failed", error=str(errors))
             error = BootwrightError("an error of ours; see the log")
+        if self._connected:
+            self._resumable_until = self._monotonic() + RESUME_SECONDS
         self._failures = 1 if self._connected else self._failures + 1
         self._connected = False
         self._last_error = str(error)
@@ -138,6 +147,9 @@ class OmniLink:
 
     async def _once(self) -> None:
         """One connection, from dialling to its end, which is always an error."""
+        if self._monotonic() > self._resumable_until:
+            for view in (self._machines, self._bmcs, self._joins, self._parameters):
+                view.start_over()
         channel = open_channel(self._endpoint, self._ca_file)
         try:
             server_clock_now = partial(server_clock.ask, self._endpoint.page, self._ca_file)
@@ -185,6 +197,10 @@ class OmniLink:
                 group.create_task(following, name="omni join configs")
         finally:
             await channel.close()
+
+    @staticmethod
+    def _monotonic() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _configure_bmc(self, uuid: str) -> None:
         config = self._bmcs.resources.get(uuid)
