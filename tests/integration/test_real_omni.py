@@ -3,141 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import grpc
 import pytest
 
-from tests.integration import real_omni, real_talos_agent
-from tests.integration.omni_process import FILES, Booted, Ipxe
-from tests.integration.provider_process import ProviderProcess, provider_process
-from tests.integration.real_omni import SURROUNDINGS, VARIABLE, Member, RealOmni
-from tests.integration.test_omni_daemon import MAC, UUID, operator
+from provider.lab.omni import names
+from tests.integration import real_talos_agent
+from tests.integration.omni_process import FILES
+from tests.integration.real_omni import VARIABLE
+from tests.integration.real_site import Site, at_site
+from tests.integration.test_omni_daemon import UUID
 
 pytestmark = [
     pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no Omni"),
     pytest.mark.timeout(300),
 ]
-
-PATIENCE = 40.0  # seconds; Omni itself tries some things again only after half a minute.
-
-
-@contextlib.contextmanager
-def serving(folder: Path, omni: RealOmni, key: str) -> Iterator[ProviderProcess]:
-    """A provider whose manager this Omni is."""
-    (folder / "key").write_text(key)
-    manager = {"kind": "omni", "endpoint": omni.endpoint, "key_file": "key", "ca_file": str(omni.ca_file)}
-    talos = {"factory_url": f"http://{SURROUNDINGS}"}
-    provider = {"state_dir": str(folder / "state"), "labels": {"rack": "12"}}
-    power = {"minimum_reboot_interval": "1s"}
-    with provider_process(folder, provider=provider, manager=manager, talos=talos, power=power) as process:
-        yield process
-
-
-@dataclass(frozen=True)
-class Site:
-    """Omni, a provider, and a machine."""
-
-    omni: RealOmni
-    provider: ProviderProcess
-    machine: Ipxe
-
-    async def booted(self) -> Booted:
-        """What it would start now."""
-        return await asyncio.to_thread(self.machine.booted)
-
-    def script(self) -> str:
-        """What it is told to boot."""
-        return self.machine.script()
-
-    async def member(self) -> Member:
-        """It joins Omni with the configuration that it has from us."""
-        member = Member(UUID, self.provider.boot("GET", "/config").text)
-        await member.join()
-        await self.until(lambda: self.omni.infra_machine(UUID))
-        return member
-
-    async def until(self, holds: Callable[[], Awaitable[object]], said: str = "") -> None:
-        """Wait until it holds."""
-        end = time.monotonic() + PATIENCE
-        while not await holds():
-            assert time.monotonic() < end, said or "it never came to be"
-            await asyncio.sleep(0.1)
-
-    async def told(self, words: str) -> None:
-        """Wait until the machine is told that."""
-
-        async def is_told() -> bool:
-            return words in self.script()
-
-        await self.until(is_told, f"{words!r} is not in:\n{self.script()}")
-
-    async def status(self, **wanted: Any) -> None:
-        """Wait until Omni has that in the machine's status."""
-
-        async def has() -> bool:
-            status = await self.omni.status(UUID)
-            return all(getattr(status, name) == value for name, value in wanted.items())
-
-        await self.until(has, f"{wanted}, but it is {await self.omni.status(UUID)}")
-
-    async def wipes(self) -> int:
-        """How many ended well."""
-        events = operator(self.provider, f"/v1/events?machine={UUID}&limit=1000")["events"]
-        return [event["name"] for event in events].count("wipe.finished")
-
-    @contextlib.asynccontextmanager
-    async def fake_agent(self, booted: Booted) -> AsyncIterator[None]:
-        """Ours of Sidero's agent, where the kernel line says that it finds us."""
-        ca = self.provider.folder / "ca.pem"
-        ca.write_bytes(self._ca())
-        arguments = ["--uuid", UUID, "--ca", str(ca), "--address", booted.argument("metal.provider.address")]
-        command = [sys.executable, "-m", "provider.lab.omni.talos_agent", *arguments]
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
-        try:
-            yield
-        finally:
-            process.kill()
-            await process.wait()
-
-    @contextlib.asynccontextmanager
-    async def real_agent(self, booted: Booted) -> AsyncIterator[None]:
-        """The real one, with the kernel line that the machine has from us; not at a BMC, which this machine has not."""
-        arguments = " ".join([*booted.arguments, "metal.provider.test.mode=1"])
-        async with real_talos_agent.running(real_talos_agent.Machined(UUID), arguments, self._ca()):
-            yield
-
-    def _ca(self) -> bytes:
-        return self.provider.boot("GET", "/ca.pem").body
-
-
-@contextlib.asynccontextmanager
-async def site(folder: Path) -> AsyncIterator[Site]:
-    async with real_omni.running(folder / "omni") as omni:
-        key = await omni.create_provider("bm")
-        with serving(folder, omni, key) as provider:
-            here = Site(omni, provider, Ipxe(provider, UUID, MAC))
-
-            async def is_told_how_to_join() -> bool:
-                return provider.boot("GET", "/config").status == 200
-
-            await here.until(is_told_how_to_join)
-            yield here
-
-
-def at_site(folder: Path, use: Callable[[Site], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with site(folder) as here:
-            await use(here)
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("real_agent", [False, True], ids=["fake-agent", "real-agent"])
@@ -190,5 +72,79 @@ def test_a_machine_from_its_first_boot_to_its_removal(tmp_path: Path, real_agent
 
         await here.until(is_gone)
         assert await omni.find("InfraMachineStatuses.omni.sidero.dev", UUID) is None
+
+    at_site(tmp_path, use)
+
+
+def test_labels_for_machine_classes(tmp_path: Path) -> None:
+    """Users cannot select machines by what we know of them."""
+
+    async def use(here: Site) -> None:
+        await here.ready()
+
+        async def has_labels() -> bool:
+            status = await here.omni.find(names.MACHINE_STATUS, UUID, names.DEFAULT)
+            return status is not None and status.metadata.labels[f"{names.COPIED_LABEL_PREFIX}bm/rack"] == "12"
+
+        await here.until(has_labels)
+        status = await here.omni.find(names.MACHINE_STATUS, UUID, names.DEFAULT)
+        assert names.READY_LABEL in status.metadata.labels
+
+    at_site(tmp_path, use)
+
+
+def test_rejoining_after_a_wipe_in_strict_mode(tmp_path: Path) -> None:
+    """A machine that we wiped lost its token, and is locked out for ever."""
+
+    async def use(here: Site) -> None:
+        member = await here.ready()
+        await here.status(wiped_node_unique_token=member.unique_token)
+        member.unique_token = ""
+        await member.join()
+
+        async def is_known() -> bool:
+            return bool((await here.omni.infra_machine(UUID)).node_unique_token == member.unique_token)
+
+        await here.until(is_known)
+        await here.status(ready_to_use=True)
+        assert await here.wipes() == 1, "another token is no reason for another wipe"
+
+    at_site(tmp_path, use, join_tokens_mode="strict")
+
+
+def test_a_user_switches_a_machine_off(tmp_path: Path) -> None:
+    """What a user switched off we switch on again; or it stays off when it is wanted again."""
+
+    async def use(here: Site) -> None:
+        omni = here.omni
+        await here.ready()
+        await omni.allocate(UUID)
+
+        async def is_rebooted() -> bool:
+            return omni.power.told == ["pxeboot", "reboot"]
+
+        await here.until(is_rebooted, f"not into the installation: {omni.power.told}")
+        with pytest.raises(grpc.aio.AioRpcError):  # It asks Talos to shut down, which is not there.
+            await omni.manage("MachinePowerOff", machine_id=UUID)
+        omni.power.is_on = False
+        request = (await omni.infra_machine(UUID)).power_off_request_id
+        await here.status(power_state=1, last_power_off_id=request)
+        assert await is_rebooted(), "and since then it was left alone"
+        await omni.manage("MachinePowerOn", machine_id=UUID)
+        await here.status(power_state=2, last_power_off_id="")
+        assert omni.power.told[2:] == ["pxeboot", "poweron"]
+
+    at_site(tmp_path, use)
+
+
+def test_a_preference_for_off_waits_until_omni_knows_the_machine(tmp_path: Path) -> None:
+    """It is switched off before Omni has looked at it, and never gets to know it."""
+
+    async def use(here: Site) -> None:
+        await here.ready()
+        await here.omni.configure(UUID, power_state="OFF")
+        await asyncio.sleep(3)
+        assert (await here.omni.infra_machine(UUID)).preferred_power_state == 1
+        assert "poweroff" not in here.omni.power.told
 
     at_site(tmp_path, use)

@@ -54,6 +54,7 @@ def with_key(folder: Path, name: str = "infra-provider:bm") -> None:
             "provider.yaml:6: provider.labels: 'rack no' cannot be selected by a machine class",
         ),
         (OMNI + "provider:\n  labels: {'rack>': '1'}\n", "provider.labels: 'rack>' cannot be selected"),
+        (
             OMNI + 'provider:\n  labels: {rack: "1\\n"}\n',
             "provider.yaml:6: provider.labels: Omni takes no label 'rack': '1\\n'",
         ),
