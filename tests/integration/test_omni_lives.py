@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from provider.domain.machine import Acceptance, RecordKind
 from provider.kit.clock import utc_now
 from provider.lab.omni import access, names
 from provider.lab.omni.join import JoinRequest
-from provider.manager.omni import errands, presence
+from provider.manager.omni import errands, presence, server_clock
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.planning import lifecycle
@@ -115,7 +116,7 @@ def test_store_is_put_back(tmp_path: Path, is_lost: bool) -> None:
         await rig.start_again()
         if is_lost:  # What `bootwright omni adopt` does in the end.
             channel = open_channel(Endpoint.parse(rig.omni.endpoint), rig.omni.ca_file)
-            state = State(channel, Credentials.load(rig.key), utc_now)
+            state = State(channel, Credentials.load(rig.key), utc_now, partial(server_clock.ask, "", None))
             await presence.take_place(state, "bm", rig.side.desk.installation)
             await channel.close()
         async with rig.link():

@@ -126,9 +126,14 @@ def test_a_user_switches_a_machine_off(tmp_path: Path) -> None:
         await here.until(is_rebooted, f"not into the installation: {omni.power.told}")
         with pytest.raises(grpc.aio.AioRpcError):  # It asks Talos to shut down, which is not there.
             await omni.manage("MachinePowerOff", machine_id=UUID)
+
+        async def request() -> str:
+            return str((await omni.infra_machine(UUID)).power_off_request_id)
+
+        await here.until(request, "Omni does not pass the request on")
+        await asyncio.sleep(1)  # It has to reach us before the machine is off: else it has failed, and is switched on.
         omni.power.is_on = False
-        request = (await omni.infra_machine(UUID)).power_off_request_id
-        await here.status(power_state=1, last_power_off_id=request)
+        await here.status(power_state=1, last_power_off_id=await request())
         assert await is_rebooted(), "and since then it was left alone"
         await omni.manage("MachinePowerOn", machine_id=UUID)
         await here.status(power_state=2, last_power_off_id="")
