@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from bench import dhcp, http, report, stage, storm, tftp
+from bench import dhcp, http, omni, report, stage, storm, tftp
 from bench.report import Row
 from bench.stage import Stage
 from bootassets import build as builder
@@ -45,12 +45,13 @@ class Name(StrEnum):
     TFTP = "tftp"
     HTTP = "http"
     STORM = "storm"
+    OMNI = "omni"
 
 
 _Assets = Annotated[
     Path, typer.Option("--assets-dir", help="Folder of the boot assets; built if something is missing.")
 ]
-_Machines = Annotated[int, typer.Option("--machines", min=1, max=20_000, help="Size of the storm.")]
+_Machines = Annotated[int, typer.Option("--machines", min=1, max=20_000, help="Machines of storm and omni.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -69,6 +70,7 @@ def bench(
         Name.TFTP: tftp.run,
         Name.HTTP: http.run,
         Name.STORM: functools.partial(storm.run, machines=machines),
+        Name.OMNI: functools.partial(omni.run, machines=machines),
     }
     logs.configure("warning", "auto")
     try:

@@ -138,6 +138,15 @@ def build(folder: Path, assets: Path) -> Stage:
     return Stage(folder, assets, servers, load)
 
 
+def put_behind_load(network: str) -> None:
+    """Let the load have all addresses of a network, as if they were behind a router."""
+    must("ip", "route", "add", network, "via", LOAD_ADDRESS)
+    must("ip", "-n", LOAD_NAMESPACE, "route", "add", "local", network, "dev", LOAD_INTERFACE)
+    # Else the load's kernel says by ARP that it has all those addresses, and the provider finds each one in use.
+    setting = f"/proc/sys/net/ipv4/conf/{LOAD_INTERFACE}/arp_ignore"
+    must("ip", "netns", "exec", LOAD_NAMESPACE, "sh", "-c", f"echo 1 >{setting}")
+
+
 def share_out(cpus: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """CPUs of the servers and of the load; with too few of them, everybody has all."""
     if len(cpus) < 2 * SERVER_CPUS:

@@ -52,11 +52,7 @@ Machine = Mapping[str, Any]
 
 async def run(on: Stage, machines: int = MACHINES) -> list[Row]:
     """Let them come."""
-    stage.must("ip", "route", "add", NETWORK, "via", stage.LOAD_ADDRESS)
-    stage.must("ip", "-n", stage.LOAD_NAMESPACE, "route", "add", "local", NETWORK, "dev", stage.LOAD_INTERFACE)
-    # Else the load's kernel says by ARP that it has all those addresses, and the provider finds each one in use.
-    setting = f"/proc/sys/net/ipv4/conf/{stage.LOAD_INTERFACE}/arp_ignore"
-    stage.must("ip", "netns", "exec", stage.LOAD_NAMESPACE, "sh", "-c", f"echo 1 >{setting}")
+    stage.put_behind_load(NETWORK)
     manager = on.folder / "manager"
     async with on.running(
         "manager", bootwright("manager", "serve", "--state", manager, "--listen", _MANAGER), ("tcp", 9443)

@@ -34,7 +34,7 @@ class DeskClient:
         """Everything about a machine."""
         return await self._http.get(f"/v1/machines/{machine}")
 
-    async def list(self, what: str) -> list[JsonObject]:
+    async def list(self, what: str, **query: int) -> list[JsonObject]:
         """`providers`, `machines`, `log` or `calls`."""
-        found = (await self._http.get(f"/v1/{what}"))[what]
+        found = (await self._http.get(f"/v1/{what}", **query))[what]
         return [dict(each) for each in found] if isinstance(found, list) else []
