@@ -3,6 +3,7 @@ Errands: things to be seen to, each known by a key, the newest word on each bein
 
 A key that is called while it waits is seen to once; one that is called while it is being seen to comes again afterwards. So no
 key is ever in two hands, however often it is called, and a thousand keys take turns on a few hands.
+What waits when `run` is stopped is seen to when it runs again.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ class Errands:
                 # Ended by it, the connection of all others would begin anew for ever, and never get beyond this one.
                 log.exception("omni.errand_broken", what=self._what, key=key)
                 self._failed(key, f"an error of ours: {error}", "see the log")
+            except BaseException:  # We are stopped.
+                self.call(key)
+                raise
             else:
                 self._failures.pop(key, None)
             finally:

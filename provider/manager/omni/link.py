@@ -102,6 +102,11 @@ class OmniLink:
         self._joins = View()
         self._parameters = View()
         self._features = View()
+        # They outlive a connection: what a watch has told is not told again by the next one.
+        self._bmc_errands = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
+        self._join_errands = Errands(self._keep_join, 1, what="join")
+        self._parameter_errands = Errands(self._keep_parameters, 1, what="join parameters")
+        self._feature_errands = Errands(self._keep_factory, 1, what="features")
         self._connected = False
         self._last_error = ""
         self._failures = 0
@@ -166,33 +171,30 @@ class OmniLink:
                 self._last_error = ""
                 log.info("omni.connected", url=self._url, provider=self._us.id)
                 group.create_task(errands.run(), name="omni errands")
-                bmcs = Errands(self._configure_bmc, BMC_HANDS, what="bmc")
-                joins = Errands(self._keep_join, 1, what="join")
-                parameters = Errands(self._keep_parameters, 1, what="join parameters")
-                features = Errands(self._keep_factory, 1, what="features")
-                group.create_task(bmcs.run(), name="omni bmcs")
-                group.create_task(joins.run(), name="omni joins")
-                group.create_task(parameters.run(), name="omni join parameters")
-                group.create_task(features.run(), name="omni features")
+                group.create_task(self._bmc_errands.run(), name="omni bmcs")
+                group.create_task(self._join_errands.run(), name="omni joins")
+                group.create_task(self._parameter_errands.run(), name="omni join parameters")
+                group.create_task(self._feature_errands.run(), name="omni features")
                 group.create_task(
                     _follow(state, omni.INFRA_MACHINES, self._machines, errands.call, errands.call_missing),
                     name="omni machines",
                 )
                 group.create_task(
-                    _follow(state, omni.FEATURES_CONFIGS, self._features, features.call), name="omni feature configs"
+                    _follow(state, omni.FEATURES_CONFIGS, self._features, self._feature_errands.call),
+                    name="omni feature configs",
                 )
                 if await _has(state, omni.BMC_CONFIGS):
                     configured = await self._desk.configured()
 
                     def call_unconfigured() -> None:
-                        bmcs.call(*(uuid for uuid in configured if uuid not in self._bmcs.resources))
+                        self._bmc_errands.call(*(uuid for uuid in configured if uuid not in self._bmcs.resources))
 
-                    following = _follow(state, omni.BMC_CONFIGS, self._bmcs, bmcs.call, call_unconfigured)
+                    following = _follow(state, omni.BMC_CONFIGS, self._bmcs, self._bmc_errands.call, call_unconfigured)
                     group.create_task(following, name="omni bmc configs")
                 following = (
-                    _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, joins.call)
+                    _follow(state, omni.PROVIDER_JOIN_CONFIGS, self._joins, self._join_errands.call)
                     if await _has(state, omni.PROVIDER_JOIN_CONFIGS)
-                    else _follow(state, omni.CONNECTION_PARAMS, self._parameters, parameters.call)
+                    else _follow(state, omni.CONNECTION_PARAMS, self._parameters, self._parameter_errands.call)
                 )
                 group.create_task(following, name="omni join configs")
         finally:

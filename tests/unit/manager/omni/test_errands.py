@@ -113,3 +113,29 @@ def test_mistake_of_ours_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "a" in seen
 
     errands_of(see_to, use, hands=1)
+
+
+def test_stopped_in_the_middle_comes_again() -> None:
+    """What was being seen to, or waited, when a connection ended, is forgotten: nobody tells it again."""
+    may_end = asyncio.Event()
+    seen: list[str] = []
+
+    async def see_to(key: str) -> None:
+        await may_end.wait()
+        seen.append(key)
+
+    async def main() -> None:
+        made = Errands(see_to, 1, what="thing")
+        made.call("a", "b")
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            running = group.create_task(made.run())
+            await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait([running])
+            may_end.set()
+            running = group.create_task(made.run())
+            await idle(made)
+            running.cancel()
+
+    asyncio.run(main())
+    assert sorted(seen) == ["a", "b"]
