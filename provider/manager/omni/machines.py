@@ -159,7 +159,9 @@ class MachineErrands:
         if seen.tearing_down:
             await self._tear_down(uuid, seen)
         elif added := planning.finalizers_to_add(self._provider_id, seen):
-            await self._state.change(omni.INFRA_MACHINES, uuid, lambda found: _with(found, added))
+            await self._state.change(
+                omni.INFRA_MACHINES, uuid, lambda found: _with(found, added), known=self._machines.resources[uuid]
+            )
         else:
             if self._former:
                 await self._former.keep(uuid, await self._desk.remembered(uuid, self._former.left(uuid)))
@@ -193,7 +195,9 @@ class MachineErrands:
             ours = {ANNOTATION: told.statement} if told.statement else {}
             return Resource(replace(metadata, labels={**labels, **omnis}, annotations=others | ours), cosi.Spec(spec))
 
-        self._statuses[uuid] = await self._state.put(omni.MACHINE_STATUSES, uuid, status, self._owner, known=known)
+        self._statuses[uuid] = await self._state.put(
+            omni.MACHINE_STATUSES, uuid, status, self._owner, known=known, is_known=True
+        )
 
     async def _tear_down(self, uuid: str, seen: Seen) -> None:
         """Step by step; each is seen to be done by looking again."""

@@ -140,14 +140,22 @@ class State:
         answer = await self._call(cosi.UPDATE, cosi.UpdateRequest(resource, options))
         return answer.resource
 
-    async def change(self, kind: Kind[S], id: str, edit: Callable[[Resource], Resource | None]) -> Resource | None:  # noqa: A002 - the field's word
+    async def change(
+        self,
+        kind: Kind[S],
+        id: str,  # noqa: A002 - the field's word
+        edit: Callable[[Resource], Resource | None],
+        *,
+        known: Resource | None = None,
+    ) -> Resource | None:
         """
         Read the resource, edit it and write it back, in whatever phase it is, until nobody changes it meanwhile.
 
-        `edit` gives None if there is nothing to change. Gives the resource as it is at the end, None if it is gone.
+        `edit` gives None if there is nothing to change. Gives the resource as it is at the end, None if it is gone. `known` is
+        what is probably there, and spares the reading of it.
         """
         for attempt in range(TRIES):
-            before = await self.get(kind, id)
+            before = known if attempt == 0 and known is not None else await self.get(kind, id)
             after = None if before is None else edit(before)
             if after is None:
                 return before
@@ -168,14 +176,15 @@ class State:
         owner: str,
         *,
         known: Resource | None = None,
+        is_known: bool = False,
     ) -> Resource:
         """
         Create or update one of our own resources: `resource` makes the new one from what is there.
 
-        `known` is what is probably there, and spares the reading of it.
+        If it `is_known`, `known` is what is probably there, or None if nothing is, and spares the reading of it.
         """
         for attempt in range(TRIES):
-            before = known if attempt == 0 and known is not None else await self.get(kind, id)
+            before = known if attempt == 0 and is_known else await self.get(kind, id)
             try:
                 if before is None:
                     return await self.create(resource(None), owner)
