@@ -13,7 +13,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -42,6 +42,9 @@ STRANGER_EVENTS = 16
 
 QUEUE = 10_000
 """Events on their way to the store; when full, further ones are dropped and counted."""
+
+FRESH = timedelta(seconds=5)
+"""A plan that was made so short a time ago is as good as a new one, if nothing changed since."""
 
 TOGETHER = 256
 """Most of them in one transaction: in a boot storm each would cost as much as all of these."""
@@ -91,6 +94,8 @@ class Machines:
         self._noted: asyncio.Queue[Noted | _Attached] = asyncio.Queue(QUEUE)
         self._dropped = 0
         self._bells: dict[str, Signal] = {}
+        self._latest: dict[str, Changed] = {}
+        """What the last change led to, from when a worker is woken until it looks."""
         self.arrived = Signal()
         """Rings when a machine that has no worker yet came up."""
 
@@ -207,6 +212,7 @@ class Machines:
         self._forget(changed.absorbed)
         self._remember(changed.machine)
         self._hear(changed.machine.id)
+        self._latest.pop(changed.machine.id, None)
         for mac in evidence.macs:
             self._introduce(mac, changed.machine.id)
         self._wake_for(changed)
@@ -229,10 +235,26 @@ class Machines:
         return changed
 
     async def quietly_change(self, machine_id: str, edit: Callable[[Edit], None]) -> Changed:
-        """As `change`, for the worker itself, which is awake."""
+        """As `change`, for what leaves nothing to do."""
         changed = await self.store.change(machine_id, edit)
+        self._latest.pop(machine_id, None)
         self._remember(changed.machine)
         return changed
+
+    async def advance(self, machine_id: str, edit: Callable[[Edit], None]) -> None:
+        """As `change`, for the worker itself, which is awake and looks next."""
+        self._latest[machine_id] = await self.quietly_change(machine_id, edit)
+
+    async def look(self, machine_id: str) -> tuple[Machine, Plan]:
+        """
+        The machine and its plan, for its worker: as the change left it that woke it, or as of now.
+
+        To read a machine and to plan for it is most of what a change costs, and is done in each of them already.
+        """
+        latest = self._latest.pop(machine_id, None)
+        if latest is None or self.store.now() - latest.at > FRESH:
+            return await self.plan(machine_id)
+        return latest.machine, latest.plan
 
     async def plan(self, machine_id: str) -> tuple[Machine, Plan]:
         """The machine and its plan as of now; writes what time alone has changed."""
@@ -265,6 +287,7 @@ class Machines:
             self._systems.pop(identity.id, None)
             self._unclaimed.pop(identity.id, None)
             self._left_alone.discard(identity.id)
+            self._latest.pop(identity.id, None)
             bell = self._bells.pop(identity.id, None)
             if bell is not None:
                 bell.ring()  # Its worker finds that it is gone, and ends.
@@ -291,6 +314,7 @@ class Machines:
         """Wake who has something to do now: the worker, or whoever waits for an operation."""
         plan = changed.plan
         if plan.step or plan.wake_at or lifecycle.active_operation(changed.machine.facts):
+            self._latest[changed.machine.id] = changed
             self.wake(changed.machine.id)
 
     def _remember(self, machine: Machine) -> None:

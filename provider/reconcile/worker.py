@@ -1,5 +1,5 @@
 """
-One serial worker per machine: look, decide, perform one step, look again.
+One serial worker per machine: look, decide, perform one step, look again. What a change left is a look, for some seconds.
 
 The step's result becomes a fact in the store before anything else happens, so the daemon may be killed between any two
 lines: the next start makes the plan from the facts and carries on. A worker sleeps until its machine's bell rings or
@@ -101,7 +101,7 @@ class Workers:
 
     async def _step(self, machine_id: str) -> timedelta:
         """Perform the next step, if there is one; gives the time until the next look."""
-        machine, plan = await self._machines.plan(machine_id)
+        machine, plan = await self._machines.look(machine_id)
         if plan.step is None:
             return self._until(plan.wake_at)
         log.info("step.performed", step=type(plan.step).__name__, rule=plan.rule, reason=plan.because)
@@ -124,7 +124,7 @@ class Workers:
         elif isinstance(step, Interrupt):
             await self._machines.change(machine.id, functools.partial(_interrupt, step))
         elif isinstance(step, Answer):
-            await self._machines.quietly_change(machine.id, functools.partial(_answer, step))
+            await self._machines.advance(machine.id, functools.partial(_answer, step))
 
     async def _with_bmc(self, machine: Machine, use: Callable[[Machine, Power], Awaitable[None]]) -> None:
         """Use the machine's BMC; what goes wrong is a fact of the BMC, and the machine's other work goes on."""
@@ -137,15 +137,15 @@ class Workers:
             failure = error
         else:
             return
-        await self._machines.quietly_change(machine.id, lambda edit: _bmc_failed(edit, failure))
+        await self._machines.advance(machine.id, lambda edit: _bmc_failed(edit, failure))
 
     async def _read_power(self, machine: Machine, power: Power) -> None:
         state = await power.read()
-        await self._machines.quietly_change(machine.id, lambda edit: _power_read(edit, state))
+        await self._machines.advance(machine.id, lambda edit: _power_read(edit, state))
 
     async def _set_power(self, step: SetPower, machine: Machine, power: Power) -> None:
         """The command's time is on disk before the command: a crash in between costs a wait, never a second reboot."""
-        await self._machines.quietly_change(machine.id, lambda edit: _power_commanded(edit, step))
+        await self._machines.advance(machine.id, lambda edit: _power_commanded(edit, step))
         if step.next_boot is not None:
             try:
                 await power.set_next_boot(step.next_boot, machine.facts.firmware)
@@ -153,7 +153,7 @@ class Workers:
                 # Machines boot from the network by their own order often enough; power is worth more than the override.
                 log.warning("power.override_refused", error=str(error), hint=error.hint)
         await power.act(step.action)
-        await self._machines.quietly_change(machine.id, lambda edit: _power_obeyed(edit, step))
+        await self._machines.advance(machine.id, lambda edit: _power_obeyed(edit, step))
 
 
 async def _sleep(ring: asyncio.Event, pause: timedelta) -> None:

@@ -227,6 +227,8 @@ class Changed:
 
     machine: Machine
     plan: lifecycle.Plan
+    at: datetime
+    """As of when."""
     absorbed: tuple[Identity, ...] = ()
     """Machines that turned out to be parts of this one, and are gone."""
 
@@ -455,7 +457,7 @@ def _follow_up(edit: Edit) -> Changed:
         news.append(outbox.News("observed", row.id, document, edit.now))
         row.published_sha256 = digest
     outbox.add(edit.session, news)
-    return Changed(machine, plan)
+    return Changed(machine, plan, edit.now)
 
 
 def _add_events(session: Session, noted: Sequence[Noted]) -> list[outbox.News]:

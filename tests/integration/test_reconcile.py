@@ -23,6 +23,7 @@ from provider.domain.machine import (
     Desired,
     Evidence,
     HandOff,
+    Machine,
     Outcome,
     Phase,
     RecordKind,
@@ -32,6 +33,8 @@ from provider.domain.secret import Secret
 from provider.kit.clock import utc_now
 from provider.planning import agents, lifecycle, omni
 from provider.planning.boot import BootDecision
+from provider.planning.lifecycle import Plan
+from provider.reconcile import machines
 from provider.reconcile.agents import AgentDesk
 from provider.reconcile.boots import BootDesk
 from provider.reconcile.desired import ManagerDesk
@@ -528,6 +531,35 @@ def test_workers_sleep_while_there_is_nothing_to_do(tmp_path: Path) -> None:
         assert not ring.is_set()
         await site.manager.desire(machine_id, 1, ACCEPTED)
         assert ring.is_set()
+
+    at_site(tmp_path, use)
+
+
+def test_a_change_is_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker reads and plans once more what the change that woke it has planned; or goes by an old plan."""
+
+    async def use(site: Site) -> None:
+        machine_id, plans = (await site.boot(OTHER)).machine_id, list[str]()
+        plan = site.machines.plan
+
+        async def counted(machine_id: str) -> tuple[Machine, Plan]:
+            plans.append(machine_id)
+            return await plan(machine_id)
+
+        monkeypatch.setattr(site.machines, "plan", counted)
+        await site.manager.desire(machine_id, 1, ACCEPTED)
+        machine, _plan = await site.machines.look(machine_id)
+        assert (machine.desired.acceptance, plans) == (Acceptance.ACCEPTED, [])
+        await site.machines.look(machine_id)
+        assert len(plans) == 1, "nobody has told of a change since"
+        await site.manager.desire(machine_id, 2, replace(ACCEPTED, wipe_id="w2"))
+        await site.machines.quietly_change(machine_id, lambda edit: edit.note("power.changed"))
+        await site.machines.look(machine_id)
+        assert len(plans) == 2, "there is a newer change"
+        await site.manager.desire(machine_id, 3, replace(ACCEPTED, wipe_id="w3"))
+        monkeypatch.setattr(machines, "FRESH", timedelta(0))
+        await site.machines.look(machine_id)
+        assert len(plans) == 3, "it is too long ago"
 
     at_site(tmp_path, use)
 
