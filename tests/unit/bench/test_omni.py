@@ -17,6 +17,7 @@ FEW = Figures(
     memory_after=155,
     cpu_to_join=1.5,
     cpu_to_off=2.4,
+    cpu_of_tunnels=0.004,
     cpu_at_rest=0.006,
     seconds_to_ready=2.0,
     calls={"Get": 100, "Update": 300},
