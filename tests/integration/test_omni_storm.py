@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from provider.domain.bmc import Bmc, PowerState
 from provider.http.talos_agents import Limits
 from provider.kit.clock import utc_now
 from provider.lab.omni import names, resources
@@ -24,6 +25,7 @@ from provider.store.keepsakes import KeepsakeStore
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
 from tests.integration.talos_rig import TALOS_POLICY, Rig, at_site, until
+from tests.integration.test_reconcile import RecordingBmc
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -70,17 +72,31 @@ async def join(omni: FakeOmni, machines: list[Machine]) -> None:
         await omni.desk.set_bmc(machine.uuid, f"10.9.{number >> 8}.{number & 255}", username="u", password="p")
 
 
+class Bmcs:
+    """A BMC for each machine, which is on."""
+
+    def __init__(self) -> None:
+        self._each: dict[Bmc, RecordingBmc] = {}
+
+    def power(self, bmc: Bmc) -> RecordingBmc:
+        if bmc not in self._each:
+            self._each[bmc] = RecordingBmc()
+            self._each[bmc].state = PowerState.ON
+        return self._each[bmc]
+
+
 def ready(omni: FakeOmni) -> int:
     statuses = omni.state.list(names.INFRA, names.INFRA_MACHINE_STATUS)
     return sum(resources.spec_of(each).ready_to_use for each in statuses)
 
 
-def test_accepted_at_once_while_streams_break(tmp_path: Path) -> None:
+def test_accepted_at_once_while_streams_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many machines that are accepted at one moment one is wiped twice or never, because a watch broke in the middle."""
     machines = [Machine(f"5c7b0d5e-5b7c-4d35-9d3b-{number:012x}") for number in range(1, MACHINES + 1)]
 
     async def use(rig: Rig) -> None:
         async with FakeOmni(Options()) as omni, asyncio.TaskGroup() as group:
+            monkeypatch.setattr(rig.side.bmc, "power", Bmcs().power)
             link = await linked(rig, omni, tmp_path)
             tasks = [group.create_task(link.run())]
             for machine in machines:

@@ -34,6 +34,10 @@ log = structlog.get_logger()
 HANDS = 16
 """Machines that are seen to at the same time."""
 
+WISH_HANDS = 64
+"""Machines of which is taken what is wanted: as many as the store takes in two commits, so that wishes come one commit after the
+other, with no other work in between."""
+
 TOGETHER = 256
 """Items of the outbox that are looked at together."""
 
@@ -100,7 +104,7 @@ class MachineErrands:
         self._former = Former(state, provider_id)
         self._statuses: dict[str, Resource] = {}
         self._owner = omni.owner(provider_id, omni.STATUS_CONTROLLER)
-        self._wishes = Errands(self._take, HANDS, what="machine")
+        self._wishes = Errands(self._take, WISH_HANDS, what="machine")
         self._errands = Errands(self._see_to, HANDS, what="machine at Omni")
 
     async def load(self) -> None:
