@@ -6,9 +6,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
-from provider.bmc import http_power
+from provider.bmc import http_power, ipmi
 from provider.bmc.http_power import HttpPower
-from provider.bmc.ipmi import IpmiPower, IpmiWorkers
+from provider.bmc.ipmi import IpmiPower
+from provider.bmc.workers import Workers
 from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
 from provider.domain.errors import PermanentError
 from provider.domain.inventory import FirmwareKind
@@ -35,7 +36,7 @@ class BmcPool:
     """Gives the way to each BMC; one for a BMC's address, so that calls to it stay in line."""
 
     def __init__(self, call_timeout: timedelta) -> None:
-        self._workers = IpmiWorkers(call_timeout)
+        self._workers = Workers(ipmi.WORKER, call_timeout)
         self._kinds: dict[str, Callable[[Bmc], Power]] = {
             "ipmi": lambda bmc: IpmiPower(bmc, self._workers),
             http_power.KIND: lambda bmc: HttpPower(bmc, call_timeout),

@@ -1,21 +1,18 @@
 """
-The worker process of `ipmi.py`: a JSON request a line in, a JSON answer a line out, one call at a time.
+The worker process of `ipmi.py`, and the only module that imports pyghmi.
 
-The only module that imports pyghmi. Each call runs in a child made by fork: pyghmi keeps sessions, sockets and a thread in
-globals, and after a logout the next call in the same process was seen to answer for the BMC before it, or to fail in its own
-bookkeeping. A child costs 5 ms, a fresh interpreter 300. The parent ends this process and its child when a call takes too long.
+Each call needs a child of its own (`children.py`): pyghmi keeps sessions, sockets and a thread in globals, and after a logout
+the next call in the same process was seen to answer for the BMC before it, or to fail in its own bookkeeping.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
-from typing import Any, NoReturn
+from typing import Any
 
 from pyghmi.exceptions import IpmiException
 from pyghmi.ipmi.command import Command
+
+from provider.bmc import children
 
 _CHASSIS_CONTROL = (0x00, 0x02)
 _CYCLE = 0x02  # IPMI 2.0 table 28-4; pyghmi has no word for it.
@@ -25,32 +22,6 @@ _LOGIN_WORDS = ("password", "unauthorized", "rakp", "privilege", "authtype", "us
 """What pyghmi's messages have in common when the BMC answers and refuses us."""
 
 _ACTIONS = {"on": "on", "off": "off", "reset": "reset", "soft_off": "softoff"}
-
-
-def main() -> None:
-    """Answer until standard input ends."""
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _perform_and_exit(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        if status != 0:
-            _write({"failed": "silent", "error": f"the call crashed with status {status}"})
-
-
-def _perform_and_exit(request: dict[str, Any]) -> NoReturn:
-    """In the child: answer, and leave without running anybody's clean-up."""
-    try:
-        _write(_answer(request))
-    except BaseException:  # noqa: BLE001 - the parent reports it; nothing may run on in the child
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def _write(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -106,4 +77,4 @@ def _act(command: Command, action: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    children.serve(_answer)
