@@ -27,9 +27,10 @@ import structlog
 import uvloop
 
 from bootassets import manifest
-from provider.bmc.base import BmcPool
+from provider.bmc.pool import BmcPool
+from provider.bmc.redfish import Redfish
 from provider.domain import mac as macs
-from provider.domain.bmc import Bmc
+from provider.domain.bmc import IPMI_PORT, Bmc
 from provider.domain.errors import PermanentError, SettingsError
 from provider.domain.lease import Reservation, ReservedBy
 from provider.domain.machine import HandOff
@@ -73,6 +74,8 @@ from provider.settings.models import (
     LeaseSettings,
     NativeManager,
     OmniManager,
+    PowerSettings,
+    RedfishSettings,
     ReservationSettings,
     Settings,
 )
@@ -162,7 +165,7 @@ class Daemon:
         tickets = TicketStore(database, utc_now)
         self._machines = Machines(store)
         self._bmcs = BmcStore(database, sealer)
-        self._powers = BmcPool(settings.power.call_timeout)
+        self._powers = _powers(settings.power)
         self._agent_desk = AgentDesk(self._machines, tickets, lost_after=settings.agent.lost_after, clock=utc_now)
         boots = BootDesk(
             self._machines,
@@ -203,7 +206,8 @@ class Daemon:
         Raises:
             BootwrightError: If that cannot be.
         """
-        await self._bmcs.replace_all([_assignment(bmc) for bmc in self._settings.bmcs])
+        redfish = self._settings.power.redfish
+        await self._bmcs.replace_all([_assignment(bmc, redfish) for bmc in self._settings.bmcs])
         await self._machines.load()
         await self._agent_desk.load()
         await self._addresses.load()
@@ -556,11 +560,19 @@ def _who_decides(settings: Settings) -> Decides | None:
     return None
 
 
-def _assignment(settings: BmcSettings) -> BmcAssignment:
+def _assignment(settings: BmcSettings, redfish: RedfishSettings) -> BmcAssignment:
     chosen = settings.machine.model_dump(exclude_none=True)
     ((kind, selector),) = chosen.items()
     password = Secret(load.password_of(settings))
-    return BmcAssignment(Bmc(settings.address, settings.user, password, settings.port, settings.kind), kind, selector)
+    port = settings.port or (redfish.port if settings.kind == "redfish" else IPMI_PORT)
+    bmc = Bmc(settings.address, settings.user, password, port, settings.kind, settings.system or "")
+    return BmcAssignment(bmc, kind, selector)
+
+
+def _powers(settings: PowerSettings) -> BmcPool:
+    redfish = settings.redfish
+    options = Redfish(redfish.port, redfish.https, redfish.verify, redfish.ca_file, redfish.override_mode)
+    return BmcPool(settings.call_timeout, redfish.use, options)
 
 
 @contextlib.contextmanager

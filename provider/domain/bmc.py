@@ -38,6 +38,17 @@ class NextBoot(StrEnum):
 IPMI_PORT = 623
 """RMCP+ over UDP."""
 
+EITHER = "either"
+"""Kind of a BMC that somebody told us of as IPMI, and that may speak Redfish too; `port` is that of IPMI."""
+
+
+class RedfishUse(StrEnum):
+    """Whether BMCs that we were told of as IPMI are spoken to by Redfish."""
+
+    NEVER = "never"
+    AVAILABLE = "available"
+    ALWAYS = "always"
+
 
 @dataclass(frozen=True)
 class Bmc:
@@ -48,11 +59,13 @@ class Bmc:
     password: Secret
     port: int = IPMI_PORT
     kind: str = "ipmi"
+    system: str = ""
+    """Which of its systems, by Redfish id or path; empty where the BMC has one."""
 
     @property
     def name(self) -> str:
-        """Address and port, as it stands in logs."""
-        return f"{self.address}:{self.port}"
+        """Address and port, as it stands in logs; with the system, where several are behind one address."""
+        return f"{self.address}:{self.port}" + (f"#{self.system}" if self.system else "")
 
 
 @dataclass(frozen=True)

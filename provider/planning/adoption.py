@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from provider.domain.bmc import IPMI_PORT, Bmc, PowerReading, PowerState
+from provider.domain.bmc import EITHER, IPMI_PORT, Bmc, PowerReading, PowerState
 from provider.domain.machine import Acceptance, BmcFacts, BootMode, Desired, Facts, Machine, Record, RecordKind
 from provider.domain.secret import Secret
 from provider.planning import lifecycle, omni
@@ -221,7 +221,7 @@ def _bmc(left: wire.BmcConfiguration | None) -> FoundBmc | None:
         return FoundBmc(Bmc(host, "", Secret(""), port, "api"), left.manually_configured)
     if left.ipmi is not None and left.ipmi.address:
         ipmi = left.ipmi
-        bmc = Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT)
+        bmc = Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT, EITHER)
         return FoundBmc(bmc, left.manually_configured)
     return None
 
@@ -273,7 +273,7 @@ def _of_bmc(left: Left, ours: Facts, adopted: Facts) -> Iterator[str]:
         yield "no BMC is known of it: its power stays as it is until one is"
     elif ours.bmc is not None and theirs is not None and theirs.bmc.name != ours.bmc.name:
         yield f"its BMC stays {ours.bmc.name}, as we know it, and not {theirs.bmc.name}"
-    elif ours.bmc is None and theirs is not None and theirs.bmc.kind != "ipmi":
+    elif ours.bmc is None and theirs is not None and theirs.bmc.kind == "api":
         yield f"its BMC is the power API of a test at {theirs.bmc.name}: give it one that speaks IPMI"
 
 

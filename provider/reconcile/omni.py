@@ -16,7 +16,7 @@ from datetime import datetime
 import structlog
 
 from provider.bmc import http_power
-from provider.domain.bmc import IPMI_PORT, Bmc, NextBoot, PowerAction
+from provider.domain.bmc import EITHER, IPMI_PORT, Bmc, NextBoot, PowerAction
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError
 from provider.domain.machine import Desired, Evidence, Facts, Machine, RecordKind
 from provider.domain.secret import Secret
@@ -337,4 +337,4 @@ def _bmc(uuid: str, access: omni.BmcAccess) -> Bmc:
             hint="set address, user name and password of its IPMI in Omni",
         )
     ipmi = access.ipmi
-    return Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT)
+    return Bmc(ipmi.address, ipmi.username, Secret(ipmi.password), ipmi.port or IPMI_PORT, EITHER)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from provider.domain.bmc import Bmc
+from provider.domain.bmc import EITHER, IPMI_PORT, Bmc
 from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.domain.mac import MacAddress
 from provider.domain.machine import Acceptance, AgentKind, Evidence, Machine
@@ -516,7 +516,7 @@ def bmc_of(told: wire.Ipmi) -> Bmc:
             hint="give the BMC an address on a network that we can reach",
         )
     password = "".join(secrets.choice(_LETTERS) for _ in range(wire.MAX_PASSWORD_BYTES))
-    return Bmc(str(address), BMC_USER, Secret(password), told.port or 623)
+    return Bmc(str(address), BMC_USER, Secret(password), told.port or IPMI_PORT, EITHER)
 
 
 def _is_connected(machine: Machine) -> bool:

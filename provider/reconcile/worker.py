@@ -43,7 +43,7 @@ MOST_BACKOFF = timedelta(minutes=10)
 
 
 class Powers(Protocol):
-    """Where a worker gets the way to a BMC from; `bmc.base.BmcPool` is one."""
+    """Where a worker gets the way to a BMC from; `bmc.pool.BmcPool` is one."""
 
     def power(self, bmc: Bmc) -> Power: ...
 

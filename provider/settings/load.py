@@ -26,6 +26,7 @@ from provider.settings.models import (
     ManagerSettings,
     NativeManager,
     OmniManager,
+    PowerSettings,
     Settings,
     TalosSettings,
 )
@@ -83,6 +84,8 @@ def check(settings: Settings) -> list[str]:
     for number, bmc in enumerate(settings.bmcs):
         if bmc.password_file is not None:
             problems += _unreadable(f"bmcs[{number}].password_file", bmc.password_file)
+    if settings.power.redfish.ca_file is not None:
+        problems += _unreadable("power.redfish.ca_file", settings.power.redfish.ca_file)
     match settings.manager:
         case NativeManager(token_file=token_file):
             problems += _unreadable("manager.token_file", token_file)
@@ -287,6 +290,10 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
     def bmc(one: BmcSettings) -> BmcSettings:
         return one.model_copy(update={"password_file": maybe(one.password_file)})
 
+    def power(one: PowerSettings) -> PowerSettings:
+        redfish = one.redfish.model_copy(update={"ca_file": maybe(one.redfish.ca_file)})
+        return one.model_copy(update={"redfish": redfish})
+
     def manager(one: ManagerSettings) -> ManagerSettings:
         own = {"token_file": at(one.token_file)} if isinstance(one, NativeManager) else {"key_file": at(one.key_file)}
         return one.model_copy(update={**own, "ca_file": maybe(one.ca_file)})
@@ -304,6 +311,7 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
             "profiles_dir": maybe(settings.profiles_dir),
             "profiles": {name: profile(one) for name, one in settings.profiles.items()},
             "bmcs": tuple(bmc(one) for one in settings.bmcs),
+            "power": power(settings.power),
             "manager": None if settings.manager is None else manager(settings.manager),
             "talos": talos(settings.talos),
         }

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from provider.domain import mac
+from provider.domain.bmc import RedfishUse
 from provider.domain.errors import PermanentError
 from provider.domain.machine import AgentKind, HandOff
 from provider.planning import identity, talos
@@ -480,18 +481,53 @@ class BmcSettings(Model):
     machine: MachineSelector
     address: str
     """IP address or name of the BMC."""
-    port: Port = 623
+    port: Port | None = None
+    """Default: 623 for IPMI, `power.redfish.port` for Redfish."""
     user: str
     password: str | None = Field(default=None, repr=False)
     """Better use `password_file`."""
     password_file: Path | None = None
     """File that holds the password; a trailing newline is cut off."""
-    kind: Literal["ipmi"] = "ipmi"
+    kind: Literal["ipmi", "redfish", "either"] = "ipmi"
+    """What it speaks. `either`: as `power.redfish.use` says, and `port` is that of IPMI."""
+    system: str | None = Field(default=None, min_length=1)
+    """With Redfish: the id of the machine's system, where the BMC has several."""
+
+    @model_validator(mode="after")
+    def _only_redfish_has_systems(self) -> BmcSettings:
+        if self.system is not None and self.kind != "redfish":
+            raise ValueError("a BMC has systems in Redfish alone: set `kind: redfish`, or leave `system` out")
+        return self
 
     @model_validator(mode="after")
     def _one_password(self) -> BmcSettings:
         if (self.password is None) == (self.password_file is None):
             raise ValueError("give either password or password_file")
+        return self
+
+
+class RedfishSettings(Model):
+    """How we speak Redfish; defaults as Sidero's provider has them."""
+
+    use: RedfishUse = RedfishUse.AVAILABLE
+    """For BMCs that Omni or an agent tells us of, as IPMI: `never`, `available` (where it works), or `always`."""
+    port: Port = 443
+    """Where those have Redfish."""
+    https: bool = True
+    """Without it, passwords go in clear."""
+    verify: bool = False
+    """Check certificates. BMCs come with one that they signed themselves, so by default nobody's is."""
+    ca_file: Path | None = None
+    """With `verify`: the authorities to trust. Default: those that the system trusts."""
+    override_mode: bool = True
+    """Say with a boot override whether it is for UEFI or BIOS; a BMC that refuses that is asked again without it."""
+
+    @model_validator(mode="after")
+    def _verified(self) -> RedfishSettings:
+        if self.ca_file is not None and not self.verify:
+            raise ValueError("ca_file is of no use without `verify: true`")
+        if self.verify and not self.https:
+            raise ValueError("there is no certificate to verify without https")
         return self
 
 
@@ -506,6 +542,7 @@ class PowerSettings(Model):
     """We never make one machine reboot twice within this time."""
     boot_timeout: Duration = timedelta(minutes=15)
     """Time from power-on to the agent, after which the boot counts as failed and is tried again."""
+    redfish: RedfishSettings = RedfishSettings()
 
 
 class WipeSettings(Model):

@@ -122,7 +122,7 @@ class BmcStore:
             row = session.exec(select(BmcRow).where(BmcRow.machine_id == machine_id)).first()
             if row is None:
                 return None
-            return Bmc(row.address, row.user, self._sealer.unseal(row.sealed_password), row.port, row.kind)
+            return Bmc(row.address, row.user, self._sealer.unseal(row.sealed_password), row.port, row.kind, row.system)
 
         return await self._database.read(read)
 
@@ -135,6 +135,7 @@ class BmcStore:
                 address=bmc.address,
                 port=bmc.port,
                 kind=bmc.kind,
+                system=bmc.system,
                 user=bmc.user,
                 sealed_password=b"",
                 selects="",

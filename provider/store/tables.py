@@ -115,10 +115,11 @@ class BmcRow(SQLModel, table=True):
     __tablename__ = "bmc"
 
     name: str = Field(primary_key=True)
-    """`address:port`."""
+    """`address:port`, and `#system` where several machines are behind one BMC."""
     address: str
     port: int
     kind: str
+    system: str = ""
     user: str
     sealed_password: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     selects: str

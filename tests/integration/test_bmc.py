@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from provider.bmc.base import BmcPool
+from provider.bmc.pool import BmcPool
 from provider.domain.bmc import Bmc, NextBoot, PowerAction, PowerState
 from provider.domain.errors import BootwrightError, PermanentError, TemporaryError
 from provider.domain.inventory import FirmwareKind
@@ -146,8 +146,8 @@ def test_bmc_that_speaks_something_else() -> None:
     """A BMC that was taken over from another provider ends the worker with a traceback instead of a word."""
 
     async def use(pool: BmcPool) -> None:
-        with pytest.raises(PermanentError, match=r"BMC 127.0.9.1:9000 speaks redfish, and we do not"):
-            pool.power(Bmc("127.0.9.1", "", Secret(""), 9000, "redfish"))
+        with pytest.raises(PermanentError, match=r"BMC 127.0.9.1:9000 speaks snmp, and we do not"):
+            pool.power(Bmc("127.0.9.1", "", Secret(""), 9000, "snmp"))
 
     with_pool(use)
 

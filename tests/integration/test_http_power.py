@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from provider.bmc import http_power
-from provider.bmc.base import BmcPool, Power
+from provider.bmc.base import Power
+from provider.bmc.pool import BmcPool
 from provider.domain.bmc import NextBoot, PowerAction, PowerState
 from provider.domain.errors import PermanentError, TemporaryError
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from provider.cli import omni as cli
-from provider.domain.bmc import Bmc, PowerState
+from provider.domain.bmc import EITHER, Bmc, PowerState
 from provider.domain.errors import PermanentError, RefusedError
 from provider.domain.machine import Machine, RecordKind
 from provider.domain.secret import Secret
@@ -274,7 +274,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
         found = await adopted(rig)
         machine = await machine_of(rig)
         bmc = await rig.side.bmcs.of(machine.id)
-        assert bmc == Bmc("10.9.0.1", "talos-agent", Secret("secret of theirs"))
+        assert bmc == Bmc("10.9.0.1", "talos-agent", Secret("secret of theirs"), kind=EITHER)
         wipe = lifecycle.last_wipe(machine.facts)
         assert wipe is not None
         assert (wipe.request_id, wipe.at) == ("", WIPED_AT)

@@ -26,7 +26,7 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session, SQLModel, col, select
 
 from provider.domain.bmc import Bmc
 from provider.domain.errors import NotFoundError, PermanentError, RefusedError, TemporaryError
@@ -47,6 +47,7 @@ from provider.store.leases import LeaseStore
 from provider.store.machines import EVENTS_KEPT, Edit, MachineStore, Noted
 from provider.store.outbox import Outbox
 from provider.store.sealing import Sealer
+from provider.store.tables import BmcRow
 from provider.store.tickets import AGENT, ShownTicket, TicketStore
 
 MAC = MacAddress("52:54:00:00:00:01")
@@ -282,6 +283,9 @@ def test_bmc_is_bound_once_and_sealed(tmp_path: Path) -> None:
         found = await bmcs.of(first.id)
         assert found is not None
         assert found.password.reveal() == "new"
+        blades = [Bmc("10.0.0.2", "ops", Secret("x"), 443, "redfish", name) for name in ("blade1", "blade2")]
+        await bmcs.replace_all([BmcAssignment(blades[0], "mac", MAC), BmcAssignment(blades[1], "mac", twin.macs[0])])
+        assert [await bmcs.of(machine.id) for machine in (first, second)] == blades
 
     with_database(tmp_path / "db", use)
     assert b"correct horse" not in (tmp_path / "db").read_bytes()
@@ -504,6 +508,27 @@ def test_newest_migration_runs_on_postgresql() -> None:
     statements = [line for line in script.getvalue().splitlines() if line]
     assert len(statements) == 9
     assert "ALTER TABLE record ADD COLUMN install_event BIGINT DEFAULT '0' NOT NULL;" in statements
+
+
+def test_bmcs_that_we_were_told_of_may_speak_redfish(tmp_path: Path) -> None:
+    """After the update, BMCs of Omni's and of agents are never asked for Redfish, or those of the settings are."""
+    schema_of("0008", tmp_path / "db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as old:
+        for number, (kind, origin) in enumerate([("ipmi", "settings"), ("ipmi", "agent"), ("api", "manager")]):
+            values = (f"b{number}", kind, origin)
+            columns = (
+                "name, address, port, kind, user, sealed_password, selects, selector, failures, last_error, origin"
+            )
+            old.execute(f"INSERT INTO bmc ({columns}) VALUES (?, 'a', 623, ?, 'u', x'', '', '', 0, '', ?)", values)
+        old.commit()
+
+    async def use(database: Database) -> None:
+        def read(session: Session) -> list[tuple[str, str]]:
+            return [(row.kind, row.system) for row in session.exec(select(BmcRow).order_by(col(BmcRow.name))).all()]
+
+        assert await database.read(read) == [("ipmi", ""), ("either", ""), ("api", "")]
+
+    with_database(tmp_path / "db", use)
 
 
 def test_what_omni_tells_is_kept(tmp_path: Path) -> None:

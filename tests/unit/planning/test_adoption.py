@@ -93,7 +93,7 @@ def test_all_that_it_left() -> None:
         Record(RecordKind.REBOOT, "r-1", ago(days=1), detail=by),
         Record(RecordKind.POWER_OFF, "off-1", ago(days=2), detail=by, wipe_id=""),
     )
-    assert taken.bmc == FoundBmc(Bmc("10.0.0.7", "talos-agent", Secret("pw"), 623), is_configured=False)
+    assert taken.bmc == FoundBmc(Bmc("10.0.0.7", "talos-agent", Secret("pw"), 623, "either"), is_configured=False)
     assert (taken.last_reboot_at, taken.last_power_on_at, taken.power) == (ago(days=1), ago(days=2), PowerState.ON)
     assert taken.desired is not None
     assert (taken.desired.acceptance, taken.desired.revision) == (Acceptance.ACCEPTED, 1)
@@ -136,8 +136,8 @@ def test_records(left: Left, expected: list[RecordKind]) -> None:
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
-        pytest.param(wire.BmcConfiguration(replace(IPMI, port=6230)), ("10.0.0.7:6230", "ipmi", False), id="port"),
-        pytest.param(wire.BmcConfiguration(IPMI, None, True), ("10.0.0.7:623", "ipmi", True), id="configured"),
+        pytest.param(wire.BmcConfiguration(replace(IPMI, port=6230)), ("10.0.0.7:6230", "either", False), id="port"),
+        pytest.param(wire.BmcConfiguration(IPMI, None, True), ("10.0.0.7:623", "either", True), id="configured"),
         pytest.param(
             wire.BmcConfiguration(IPMI, wire.PowerApi("10.0.0.1:9000")), ("10.0.0.1:9000", "api", False), id="both"
         ),

@@ -118,6 +118,13 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
             LEAST + "bmcs:\n  - {machine: {}, address: a, user: u, password: p}\n",
             "bmcs[0].machine: give exactly one of",
         ),
+        (
+            LEAST + "bmcs:\n  - {machine: {serial: x}, address: a, user: u, password: p, system: blade1}\n",
+            "bmcs[0]: a BMC has systems in Redfish alone",
+        ),
+        (LEAST + "power: {redfish: {ca_file: c}}\n", "power.redfish: ca_file is of no use without `verify: true`"),
+        (LEAST + "power: {redfish: {verify: true, https: false}}\n", "no certificate to verify without https"),
+        (LEAST + "power: {redfish: {use: sometimes}}\n", "power.redfish.use: "),
         (SERVER + "      exclude: [10.0.0.x]\n", "provider.yaml:6: network.interfaces[0].exclude[0].first: "),
         (
             SERVER + "      conflict_probe: 1m\n",
