@@ -11,7 +11,6 @@ for BMCs that refuse it, and is closed after each call.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import logging
@@ -40,9 +39,6 @@ LARGEST_ANSWER = 1 << 20
 
 MOST_REDIRECTS = 4
 
-LONGEST_TEXT = 500
-"""Letters of what a BMC says about an error."""
-
 _BUSY_PAUSE = 2.0  # seconds
 
 _BUSY_RESERVE = 4.0  # seconds before the deadline, after which a busy BMC is not asked again
@@ -50,6 +46,12 @@ _BUSY_RESERVE = 4.0  # seconds before the deadline, after which a busy BMC is no
 
 class _Adapter(HTTPAdapter):  # type: ignore[misc]  # it has no types
     """Reads answers up to a limit, and lets redirects lead to other places of the same BMC only, with what was asked for."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """With a context of our own: in one of urllib3's, the system's authorities are loaded each time, for 20 ms."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # What `verify` says comes on top.
+        super().init_poolmanager(*args, **options, ssl_context=context)
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         response = super().send(request, *args, **{**options, "stream": True})
@@ -126,7 +128,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return _perform(connector, request)
     except Exception as error:  # noqa: BLE001 - sushy trusts the shapes of documents, so any of them may come of a bad one
         kind, text = _failure(error, request["call"])
-        return {"failed": kind, "error": _told(text, request, connector)}
+        secrets = redfish.secrets(request["user"], request["password"], connector.tokens)
+        return {"failed": kind, "error": redfish.told(text, secrets)}
 
 
 def _perform(connector: _Connector, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,30 +305,28 @@ def _said(error: exceptions.HTTPError) -> str:
 def _unreached(error: Exception) -> tuple[str, str]:
     """Where nothing came back: the innermost reason says it best."""
     reason: BaseException = error
+    was_tls = False
     while inner := _inner(reason):
         reason = inner
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return "certificate", reason.verify_message
-    text = getattr(reason, "strerror", None) or str(reason)
-    if isinstance(reason, http_errors.TooManyRedirects | http_errors.InvalidURL):
-        return "other", text
-    if isinstance(reason, http_errors.InvalidHeader):
-        return "nonsense", text
-    return ("tls" if isinstance(reason, ssl.SSLError) else "silent"), text
+        was_tls = was_tls or isinstance(reason, http_errors.SSLError)
+    text = getattr(reason, "verify_message", None) or getattr(reason, "strerror", None) or str(reason)
+    match reason:
+        case ssl.SSLCertVerificationError():
+            return "certificate", text
+        case ssl.SSLError():
+            return "tls", text
+        case http_errors.TooManyRedirects() | http_errors.InvalidURL():
+            return "other", text
+        case http_errors.InvalidHeader():
+            return "nonsense", text
+    # The name in a certificate is compared by urllib3.
+    return ("certificate" if was_tls else "silent"), text
 
 
 def _inner(error: BaseException) -> BaseException | None:
     """`requests` and urllib3 keep the reason in their own ways."""
     candidates = (getattr(error, "reason", None), *error.args, error.__cause__, error.__context__)
     return next((each for each in candidates if isinstance(each, BaseException)), None)
-
-
-def _told(text: str, request: Mapping[str, Any], connector: _Connector) -> str:
-    """What a BMC says, made fit to be logged: one short line, and no secret of ours that it says back to us."""
-    login = base64.b64encode(f"{request['user']}:{request['password']}".encode()).decode()
-    for secret in filter(None, (request["password"], login, *connector.tokens)):
-        text = text.replace(secret, "********")
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST_TEXT]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ case" is a row of our collection of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Iterable, Mapping, Sequence
 
 from provider.domain.bmc import NextBoot, PowerAction, PowerState
 from provider.domain.errors import NotFoundError, PermanentError
@@ -15,6 +16,9 @@ from provider.domain.inventory import FirmwareKind
 
 FUTURE_STATE = "OperationSupportedInFutureStateURI"
 """AMI's way to say: not here, but at the settings of the next boot (edge case 96)."""
+
+LONGEST_TEXT = 500
+"""Letters of what a BMC says about an error."""
 
 _STATES = {
     "On": PowerState.ON,
@@ -139,3 +143,16 @@ def chosen_system(paths: Sequence[str], wanted: str) -> str:
     if wanted:
         raise NotFoundError(f"it has no system {wanted!r}: {have}")
     raise NotFoundError(f"which of its systems is meant is not said: {have}")
+
+
+def secrets(user: str, password: str, tokens: Iterable[str]) -> list[str]:
+    """What a BMC was sent and may say back: the password, as it is and as Basic authentication has it, and session tokens."""
+    login = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return [secret for secret in (password, login, *tokens) if secret]
+
+
+def told(text: str, secrets: Iterable[str]) -> str:
+    """What a BMC says, made fit to be logged: one short line, without our secrets."""
+    for secret in secrets:
+        text = text.replace(secret, "********")
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST_TEXT]

@@ -81,7 +81,12 @@ def test_certificates(tmp_path: Path) -> None:
     async def trusted(pool: BmcPool) -> None:
         assert await pool.power(access(PORT)).read() is PowerState.OFF
 
+    async def of_another(pool: BmcPool) -> None:
+        with pytest.raises(PermanentError, match=r"certificate that we do not trust: .*127\.0\.0\.2"):
+            await pool.power(replace(access(PORT), address="127.0.0.2")).read()
+
     with emulator(tmp_path) as cert:
+        with_pool(of_another, Redfish(verify=True, ca_file=cert))
         with_pool(refused, Redfish(verify=True))
         with_pool(trusted, Redfish(verify=True, ca_file=cert))
         with_pool(trusted, TLS)

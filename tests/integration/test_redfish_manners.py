@@ -16,6 +16,7 @@ from aiohttp import web
 
 from provider.bmc.base import Power
 from provider.bmc.pool import BmcPool
+from provider.bmc.redfish import Redfish
 from provider.bmc.redfish_worker import LARGEST_ANSWER, MOST_REDIRECTS
 from provider.domain.bmc import NextBoot, PowerAction, PowerState
 from provider.domain.errors import BootwrightError, PermanentError, TemporaryError
@@ -375,3 +376,14 @@ def test_rights() -> None:
         assert "role" in caught.value.hint
 
     with_bmc(RedfishBmc(quirk=quirk), use)
+
+
+def test_no_tls_there() -> None:
+    """Where BMC and settings disagree about HTTPS, the BMC is said to be silent."""
+
+    async def use(power: Power) -> None:
+        with pytest.raises(PermanentError, match=r"found no common TLS: .*(WRONG_VERSION|wrong version)") as caught:
+            await power.read()
+        assert "openssl s_client" in caught.value.hint
+
+    with_bmc(RedfishBmc(), use, Redfish())

@@ -178,3 +178,10 @@ def test_chosen_system() -> None:
         redfish.chosen_system(paths, "blade3")
     with pytest.raises(NotFoundError, match="none at all"):
         redfish.chosen_system([], "")
+
+
+def test_told() -> None:
+    """A BMC says our password back, or fills the log with lines of its own (invariant 8)."""
+    secrets = redfish.secrets("ops", "pw", ["token-1", ""])
+    assert redfish.told("Basic b3BzOnB3, pw, token-1\n\x1b[2Jx", secrets) == "Basic ********, ********, ******** [2Jx"
+    assert redfish.told("x" * 9999, redfish.secrets("ops", "", [])) == "x" * redfish.LONGEST_TEXT
