@@ -19,7 +19,7 @@ from tests.integration.omni_process import Booted, Ipxe
 from tests.integration.provider_process import ADDRESS, ProviderProcess, provider_process
 from tests.integration.real_omni import SURROUNDINGS, Member, RealOmni
 from tests.integration.test_omni_daemon import MAC, UUID, operator
-from tests.integration.test_serve import configuration, serve
+from tests.integration.test_serve import Daemon, configuration
 from tests.integration.wires import wire
 
 PATIENCE = 40.0  # seconds; Omni itself tries some things again only after half a minute.
@@ -48,22 +48,13 @@ def serving(folder: Path, omni: RealOmni, key: str, **manager: object) -> Iterat
 def doomed(folder: Path, omni: RealOmni, key: str) -> Iterator[ProviderProcess]:
     """Run it, and let it have no last words."""
     assets = Path(os.environ.get("BOOTWRIGHT_ASSETS_DIR", ".bootwright/assets")).resolve()
-    config = configuration(folder, assets, **settings(folder, omni, key))
-    with wire(f"{ADDRESS}/24") as cable, subprocess.Popen(serve(config)) as daemon:
+    daemon = Daemon(configuration(folder, assets, **settings(folder, omni, key)))
+    with wire(f"{ADDRESS}/24") as cable:
+        daemon.start()
         try:
-            provider = ProviderProcess(folder, assets, cable)
-            while not _answers(provider):
-                time.sleep(0.1)
-            yield provider
+            yield ProviderProcess(folder, assets, cable, daemon)
         finally:
             daemon.kill()
-
-
-def _answers(provider: ProviderProcess) -> bool:
-    try:
-        return provider.operator("GET", "/v1/status").status == 200
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
