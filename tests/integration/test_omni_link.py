@@ -369,7 +369,7 @@ def test_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return len(rig.written(names.HEALTH_STATUS))
 
         async with rig.link():
-            await until(lambda: beats() >= 2)
+            await until(lambda: beats() >= 2 and rig.side.desk.join_documents() is not None)
             reads, so_far = rig.omni.desk.count("Get"), beats()
             await until(lambda: beats() >= so_far + 5)
             assert rig.omni.desk.count("Get") == reads
