@@ -6,7 +6,9 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,11 +23,14 @@ from provider.lab.omni import names, resources
 from provider.lab.omni.fake import Options
 from provider.lab.omni.join import JoinRequest
 from provider.manager.omni import link as omni_link
-from provider.manager.omni import presence
+from provider.manager.omni import presence, server_clock
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.link import OmniLink
 from provider.manager.omni.presence import Provider
+from provider.manager.omni.state import Endpoint, State, open_channel
 from provider.planning import lifecycle
+from provider.wire import omni
+from provider.wire.cosi import Resource
 from tests.integration.omni_client import FINALIZER, MACHINE, SPECS, Client
 from tests.integration.omni_rig import Rig, Side, rigged, until
 
@@ -622,3 +627,30 @@ def test_an_old_omni_that_makes_no_join_documents(tmp_path: Path) -> None:
             await until(lambda: bool(rig.infra() and FINALIZER in rig.infra()["finalizers"]))
 
     rigged(tmp_path, use, Options(old=True))
+
+
+def test_change_of_what_is_older_than_we_know(tmp_path: Path) -> None:
+    """A user decides while we write our finalizer: Omni takes the old spec for a change of ours, and we wait and warn."""
+
+    async def use(rig: Rig) -> None:
+        await rig.omni.desk.provision(JoinRequest(uuid=MACHINE, token=rig.token()))
+        channel = open_channel(Endpoint.parse(rig.omni.endpoint), rig.omni.ca_file)
+        state = State(channel, Credentials.load(rig.key), utc_now, partial(server_clock.ask, "", None))
+        known = await state.get(omni.INFRA_MACHINES, MACHINE)
+        assert known is not None
+        await rig.omni.desk.accept(MACHINE)
+
+        def hold(found: Resource) -> Resource:
+            return replace(found, metadata=replace(found.metadata, finalizers=(FINALIZER,)))
+
+        held = await state.change(omni.INFRA_MACHINES, MACHINE, hold, known=known)
+        await channel.close()
+        assert held is not None
+        assert rig.infra()["finalizers"] == [FINALIZER]
+
+    async def announced(rig: Rig) -> None:
+        async with rig.link():
+            await until(lambda: bool(rig.omni.desk.providers()[0]["status"]))
+        await use(rig)
+
+    rigged(tmp_path, announced)

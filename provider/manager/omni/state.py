@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import grpc
 import grpc.aio
 
-from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, TemporaryError
+from provider.domain.errors import BootwrightError, NotFoundError, PermanentError, RefusedError, TemporaryError
 from provider.manager.omni import errors
 from provider.manager.omni.credentials import Credentials
 from provider.manager.omni.errors import ConflictError, Failure, UnsupportedError
@@ -164,6 +164,10 @@ class State:
             except ConflictError:
                 if attempt == TRIES - 1:
                     raise
+            except RefusedError:
+                # Whether we may is seen to before the version, and an old spec or label looks like a change of ours.
+                if attempt > 0 or known is None:
+                    raise
             except NotFoundError:
                 return None
         raise AssertionError("the last try returns or raises")
@@ -181,10 +185,10 @@ class State:
         """
         Create or update one of our own resources: `resource` makes the new one from what is there.
 
-        If it `is_known`, `known` is what is probably there, or None if nothing is, and spares the reading of it.
+        `known` is what is probably there, and spares the reading of it; if it `is_known`, None says that nothing is.
         """
         for attempt in range(TRIES):
-            before = known if attempt == 0 and is_known else await self.get(kind, id)
+            before = known if attempt == 0 and (is_known or known is not None) else await self.get(kind, id)
             try:
                 if before is None:
                     return await self.create(resource(None), owner)
