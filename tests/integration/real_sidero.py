@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
+from provider.lab.omni import names
 from tests.integration.provider_process import ADDRESS
 from tests.integration.real_omni import SURROUNDINGS, RealOmni
 
@@ -52,6 +53,9 @@ class SideroProvider:
 async def running(folder: Path, omni: RealOmni, provider: str, key: str) -> AsyncIterator[SideroProvider]:
     """Start it under an Omni, and stop it in order."""
     here = SideroProvider(folder / "sidero.log")
+    async with asyncio.timeout(START_SECONDS):
+        while await omni.find(names.JOIN_CONFIG, provider) is None:  # It does not wait for that.
+            await asyncio.sleep(0.1)
     with here.log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             os.environ[VARIABLE],

@@ -63,8 +63,8 @@ class Site:
     @contextlib.contextmanager
     def ours(self) -> Iterator[ProviderProcess]:
         """Ours is."""
-        with serving(self.configuration()):
-            yield ProviderProcess(self.folder, self.folder, self.cable)
+        with serving(self.configuration()) as daemon:
+            yield ProviderProcess(self.folder, self.folder, self.cable, daemon)
 
     def configuration(self) -> Path:
         (self.folder / "key").write_text(self.key)
